@@ -1,0 +1,36 @@
+// What a session tells the workers when, and only when, its transaction commits.
+//
+// Everything here is backend-local until XACT_EVENT_COMMIT (transaction already visible then), when it is published to
+// shared memory and the workers' latches are set. Rolled-back subtransactions are forgotten. At PREPARE it is dropped; the
+// COMMIT PREPARED hook wakes everything instead.
+#pragma once
+
+#include "pg/prelude.hpp"
+
+namespace whisperer::pg {
+
+// Deliveries of this subscription were written (inserted, or made due) by the current transaction.
+void wake_delivery(int64 subscription_id, uint64 deliveries);
+
+// One event was raised by the current transaction (for statistics and wait_until_settled).
+void wake_event();
+
+// Subscriptions changed: workers must reload them.
+void wake_subscriptions();
+
+// Deliveries were cancelled by the current transaction (statistics, and waiters of wait_until_settled).
+void wake_cancelled(uint64 deliveries);
+
+// Everything of this database must be looked at again (resume, COMMIT PREPARED, CREATE/DROP EXTENSION).
+void wake_all();
+
+// CREATE or DROP EXTENSION whisperer, or ALTER DATABASE SET whisperer.…: the launcher must look at this database at commit.
+void wake_launcher_for(Oid database);
+
+// Has the current transaction written deliveries that are not committed (and not rolled back to a savepoint)?
+bool wake_has_uncommitted_deliveries();
+
+// Registers the transaction callbacks. From _PG_init.
+void wake_init();
+
+} // namespace whisperer::pg
