@@ -1,0 +1,126 @@
+# whisperer: build, install, test.  "make help" lists what there is to make.
+#
+# PGXS, PostgreSQL's build system for extensions, is the authority for whisperer.so; CMakeLists.txt
+# builds only src/core and its unit tests, without PostgreSQL.  The file has three parts: what is
+# built, PGXS, and the targets for developers, which are scripts in scripts/.
+
+# ---- Where PostgreSQL is ----------------------------------------------------------------------
+# PG_MAJOR chooses among the versions that Debian installs side by side; PG_CONFIG names any other.
+PG_MAJOR ?= 15
+PG_CONFIG ?= $(or $(wildcard /usr/lib/postgresql/$(PG_MAJOR)/bin/pg_config),$(shell command -v pg_config))
+export PG_MAJOR PG_CONFIG
+
+# ---- What is built ----------------------------------------------------------------------------
+EXTENSION  = whisperer
+MODULE_big = whisperer
+OBJS       = $(patsubst %.cpp,%.o,$(sort $(wildcard src/core/*.cpp src/pg/*.cpp)))
+
+# The one place of the version is the control file: it names the install script and is what the
+# User-Agent header says.
+VERSION    := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" whisperer.control)
+DATA_built  = whisperer--$(VERSION).sql
+SQL_PIECES  = $(sort $(wildcard src/sql/*.sql))
+# Update scripts from older versions, when there are any, are kept in the tree as they are.
+DATA        = $(wildcard src/sql/update/whisperer--*--*.sql)
+
+# Everything is hidden but what src/pg marks as exported (_PG_init, worker mains, SQL functions).
+LANGUAGE_FLAGS = -std=c++17 -fvisibility=hidden -fvisibility-inlines-hidden
+PG_CPPFLAGS    = -Isrc -DWHISPERER_VERSION='"$(VERSION)"'
+# PostgreSQL's headers as system headers: they are C, and -Wextra and C++17 have opinions on them.
+PG_CPPFLAGS   += -isystem $(shell '$(PG_CONFIG)' --includedir-server 2>/dev/null)
+# -MMD -MP writes a .d beside each .o: the headers that it was made from.
+PG_CXXFLAGS    = $(LANGUAGE_FLAGS) -Wall -Wextra -MMD -MP
+# Warnings stop the build in CI; a newer compiler's warning shall not stop a user's.
+ifneq ($(or $(CI),$(WERROR)),)
+PG_CXXFLAGS   += -Werror
+endif
+# PostgreSQL links with the C compiler, which does not know of C++'s library.
+SHLIB_LINK     = -lcurl -lcrypto -lstdc++
+
+# No LLVM bitcode unless asked for with "make WITH_LLVM=yes" (the same clang as PostgreSQL's is
+# needed then).  Bitcode lets the JIT inline a function into a query; ours all go through SPI or the
+# network, so there is nothing to gain, it compiles every file twice, and it needs a clang that not
+# every machine with the server's headers has.
+WITH_LLVM ?= no
+override with_llvm = $(WITH_LLVM)
+
+# pg_regress: each sql/NAME.sql is run and its output compared with expected/NAME.out.
+REGRESS      = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+REGRESS_OPTS = --inputdir=. --dbname=contrib_regression
+
+EXTRA_CLEAN  = build $(OBJS:.o=.d) $(OBJS:.o=.bc) results tmp_check compile_commands.json
+
+# ---- PGXS -------------------------------------------------------------------------------------
+# The developers' targets must work before PostgreSQL is there (they install it), so PGXS is read
+# only when something else is wanted: all, install, uninstall, clean, installcheck, a file.
+DEVELOPER_TARGETS = setup demo test test-core test-regress test-pgtap test-tap check pgbench-full \
+                    format format-check tidy help
+ifneq ($(filter-out $(DEVELOPER_TARGETS),$(or $(MAKECMDGOALS),all)),)
+PGXS := $(shell '$(PG_CONFIG)' --pgxs 2>/dev/null)
+ifeq ($(wildcard $(PGXS)),)
+$(error PostgreSQL's server headers are not installed (no pg_config of version $(PG_MAJOR)): run "make setup", or set PG_CONFIG)
+endif
+include $(PGXS)
+
+# Clang compiles the bitcode with flags of its own, without ours.
+override BITCODE_CXXFLAGS += $(LANGUAGE_FLAGS)
+
+# An object is made again when the flags, which live in this file, change.
+$(OBJS): Makefile whisperer.control
+-include $(OBJS:.o=.d)
+
+# The install script is the pieces in the order of their names.  Its first line stops psql, which
+# would otherwise run the file as plain SQL, with MODULE_PATHNAME unreplaced.
+$(DATA_built): $(SQL_PIECES) whisperer.control
+	{ echo '\echo Use "CREATE EXTENSION whisperer" to load this file. \quit'; cat $(SQL_PIECES); } > $@.tmp
+	mv $@.tmp $@
+endif
+
+# ---- For developers ---------------------------------------------------------------------------
+.PHONY: $(DEVELOPER_TARGETS)
+
+help:
+	@echo 'make               build whisperer.so and the install script'
+	@echo 'make install       install them into the PostgreSQL of PG_CONFIG'
+	@echo 'make clean         remove what was built'
+	@echo 'make setup         install what building and testing need (Debian packages, npm packages)'
+	@echo 'make demo          show whisperer at work, on a private server: a minute'
+	@echo 'make test          run every test, on private servers'
+	@echo 'make check         the fast ones: unit tests and pg_regress'
+	@echo 'make test-core     unit tests of src/core (GoogleTest)'
+	@echo 'make test-regress  sql/ against expected/ (pg_regress)'
+	@echo 'make test-pgtap    test/pgtap/*.sql (pgTAP)'
+	@echo 'make test-tap      test/tap/*.t; TESTS="test/tap/001_*.t" for some of them'
+	@echo 'make pgbench-full  the pgbench test with 20,000 transactions'
+	@echo 'make format        clang-format the sources; format-check only looks'
+	@echo 'make tidy          clang-tidy src/core'
+	@echo 'Settings: PG_MAJOR=15, PG_CONFIG=…, WERROR=1, WITH_LLVM=yes, KEEP=1 (keep the private servers'\'' files)'
+
+setup:
+	@scripts/setup
+
+demo: setup
+	@scripts/demo
+
+test: setup
+	@scripts/test core regress pgtap tap
+
+check: setup
+	@scripts/test core regress
+
+test-core test-regress test-pgtap test-tap: setup
+	@scripts/test $(@:test-%=%) $(TESTS)
+
+pgbench-full: setup
+	@WHISPERER_PGBENCH_TRANSACTIONS=20000 scripts/test tap test/tap/010_pgbench.t
+
+CXX_SOURCES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.hpp')
+format:
+	clang-format -i $(CXX_SOURCES)
+
+format-check:
+	clang-format --dry-run --Werror $(CXX_SOURCES)
+
+tidy:
+	cmake -S . -B build/core -DCMAKE_EXPORT_COMPILE_COMMANDS=ON
+	clang-tidy -p build/core $(wildcard src/core/*.cpp)
