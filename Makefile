@@ -16,16 +16,16 @@ MODULE_big = whisperer
 OBJS       = $(patsubst %.cpp,%.o,$(sort $(wildcard src/core/*.cpp src/pg/*.cpp)))
 
 # The one place of the version is the control file: it names the install script and is what the
-# User-Agent header says.
-VERSION    := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" whisperer.control)
-DATA_built  = whisperer--$(VERSION).sql
+# User-Agent header says.  (Not called VERSION: PGXS has a variable of that name.)
+EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" whisperer.control)
+DATA_built  = whisperer--$(EXTVERSION).sql
 SQL_PIECES  = $(sort $(wildcard src/sql/*.sql))
 # Update scripts from older versions, when there are any, are kept in the tree as they are.
 DATA        = $(wildcard src/sql/update/whisperer--*--*.sql)
 
 # Everything is hidden but what src/pg marks as exported (_PG_init, worker mains, SQL functions).
 LANGUAGE_FLAGS = -std=c++17 -fvisibility=hidden -fvisibility-inlines-hidden
-PG_CPPFLAGS    = -Isrc -DWHISPERER_VERSION='"$(VERSION)"'
+PG_CPPFLAGS    = -Isrc -DWHISPERER_VERSION='"$(EXTVERSION)"'
 # PostgreSQL's headers as system headers: they are C, and -Wextra and C++17 have opinions on them.
 PG_CPPFLAGS   += -isystem $(shell '$(PG_CONFIG)' --includedir-server 2>/dev/null)
 # -MMD -MP writes a .d beside each .o: the headers that it was made from.
@@ -71,11 +71,16 @@ $(OBJS): Makefile whisperer.control
 
 # The install script is the pieces in the order of their names.  Its first line stops psql, which
 # would otherwise run the file as plain SQL, with MODULE_PATHNAME unreplaced.
-$(DATA_built): $(SQL_PIECES) whisperer.control
-	{ echo '\echo Use "CREATE EXTENSION whisperer" to load this file. \quit'; cat $(SQL_PIECES); } > $@.tmp
+$(DATA_built): $(SQL_PIECES) whisperer.control Makefile
+	{ printf '%s\n' '\echo Use "CREATE EXTENSION whisperer" to load this file. \quit'; cat $(SQL_PIECES); } > $@.tmp
 	mv $@.tmp $@
-endif
 
+# Both kinds at once ("make clean test"): a developers' target gets a make of its own.  ("check" of
+# that kind is PGXS's, which only says that it is not supported.)
+$(filter $(filter-out check,$(DEVELOPER_TARGETS)),$(MAKECMDGOALS)):
+	+@$(MAKE) --no-print-directory $@
+
+else
 # ---- For developers ---------------------------------------------------------------------------
 .PHONY: $(DEVELOPER_TARGETS)
 
@@ -124,3 +129,5 @@ format-check:
 tidy:
 	cmake -S . -B build/core -DCMAKE_EXPORT_COMPILE_COMMANDS=ON
 	clang-tidy -p build/core $(wildcard src/core/*.cpp)
+
+endif
