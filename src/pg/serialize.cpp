@@ -1,0 +1,159 @@
+#include "pg/prelude.hpp"
+
+#include "pg/errors.hpp"
+#include "pg/serialize.hpp"
+#include "pg/settings.hpp"
+
+extern "C" {
+#include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
+#include "nodes/makefuncs.h"
+#include "pgtime.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/typcache.h"
+}
+
+namespace whisperer::pg {
+
+bool serializable_type(Oid type) {
+    return type == JSONBOID || type == JSONOID || type == RECORDOID || type_is_rowtype(type);
+}
+
+namespace {
+
+struct NeutralSetting {
+    const char *name;
+    const char *value;
+};
+
+// Every setting on which some type's output depends. search_path: regclass and its like print names relative to it.
+constexpr NeutralSetting neutral_settings[] = {
+    {"TimeZone", "UTC"},          {"DateStyle", "ISO, MDY"}, {"IntervalStyle", "iso_8601"},
+    {"bytea_output", "hex"},      {"lc_monetary", "C"},      {"xmlbinary", "base64"},
+    {"search_path", "pg_catalog, pg_temp"},
+};
+
+int neutral_begin() {
+    int level = NewGUCNestLevel();
+    for (const NeutralSetting &setting : neutral_settings) {
+        const char *now = GetConfigOption(setting.name, false, false);
+        if (strcmp(now, setting.value) != 0)
+            set_config_option(setting.name, setting.value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+                              false);
+    }
+    // Any positive value means "shortest that is exact".
+    if (extra_float_digits < 1)
+        set_config_option("extra_float_digits", "1", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+    return level;
+}
+
+// to_jsonb() asks its call expression for the argument's type, so give it one, kept for the last type used.
+Datum call_to_jsonb(Datum value, Oid type) {
+    static FmgrInfo function;
+    static Oid prepared_for = InvalidOid;
+    if (prepared_for != type) {
+        prepared_for = InvalidOid;
+        MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+        fmgr_info_cxt(F_TO_JSONB, &function, TopMemoryContext);
+        Node *argument = (Node *)makeNullConst(type, -1, InvalidOid);
+        fmgr_info_set_expr((Node *)makeFuncExpr(F_TO_JSONB, JSONBOID, list_make1(argument), InvalidOid, InvalidOid,
+                                                COERCE_EXPLICIT_CALL),
+                           &function);
+        MemoryContextSwitchTo(old);
+        prepared_for = type;
+    }
+    return FunctionCall1(&function, value);
+}
+
+void require_object(Jsonb *value, const char *argument) {
+    if (!JB_ROOT_IS_OBJECT(value))
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("%s must be a JSON object", argument),
+                errdetail("It is %s.", JB_ROOT_IS_SCALAR(value) ? "a scalar" : "an array"),
+                errhint("Give a row, or a JSON object such as '{\"id\": 1}'."));
+}
+
+} // namespace
+
+Jsonb *serialize_default(Datum value, Oid type) {
+    Jsonb *result;
+    if (type == JSONBOID)
+        result = DatumGetJsonbP(value);
+    else if (type == JSONOID)
+        return parse_json_object(TextDatumGetCString(value), "instance");
+    else {
+        int level = neutral_begin();
+        result = DatumGetJsonbP(call_to_jsonb(value, type));
+        AtEOXact_GUC(false, level);
+    }
+    require_object(result, "instance");
+    return result;
+}
+
+Jsonb *parse_json_object(const char *text, const char *argument) {
+    MemoryContext context = CurrentMemoryContext;
+    Jsonb *volatile result = nullptr;
+    PG_TRY();
+    { result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text))); }
+    PG_CATCH();
+    {
+        MemoryContextSwitchTo(context);
+        ErrorData *error = CopyErrorData();
+        if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_DATA_EXCEPTION)
+            PG_RE_THROW();
+        FlushErrorState();
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s is not valid JSON", argument),
+                errdetail_internal("%s", error->detail != nullptr ? error->detail : error->message),
+                errhint("Give a row, or the JSON text of an object such as '{\"id\": 1}'."));
+    }
+    PG_END_TRY();
+    require_object(result, argument);
+    return result;
+}
+
+void check_sendable_text(const char *text, int len, const char *what) {
+    int encoding = GetDatabaseEncoding();
+    bool good;
+    if (encoding == PG_UTF8)
+        return; // PostgreSQL admits no invalid text
+    if (encoding == PG_SQL_ASCII)
+        good = core::valid_utf8(core::Slice{text, (size_t)len});
+    else {
+        Oid conversion = FindDefaultConversionProc(encoding, PG_UTF8);
+        if (!OidIsValid(conversion))
+            ereport(ERROR, errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+                    errmsg("%s cannot be sent as UTF-8", what),
+                    errdetail("There is no conversion from the database's encoding %s to UTF8.",
+                              GetDatabaseEncodingName()));
+        size_t room = (size_t)len * MAX_CONVERSION_GROWTH + 1;
+        unsigned char *converted = (unsigned char *)MemoryContextAllocHuge(CurrentMemoryContext, room);
+        int done = pg_do_encoding_conversion_buf(conversion, encoding, PG_UTF8, (unsigned char *)text, len, converted,
+                                                 (int)Min(room, (size_t)INT_MAX), true);
+        pfree(converted);
+        good = done == len;
+    }
+    if (!good)
+        ereport(ERROR, errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE), errmsg("%s cannot be sent as UTF-8", what),
+                errdetail("It holds bytes that the database's encoding %s does not map to UTF-8.",
+                          GetDatabaseEncodingName()),
+                errhint("Webhooks carry UTF-8; correct the value, or leave the column out of what is delivered."));
+}
+
+PayloadText payload_text(Jsonb *payload) {
+    StringInfoData text;
+    initStringInfo(&text);
+    JsonbToCString(&text, &payload->root, VARSIZE(payload));
+    if (text.len > setting_max_payload_size)
+        ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                errmsg("payload of %d bytes is larger than whisperer.max_payload_size", text.len),
+                errdetail("At most %d bytes are delivered.", setting_max_payload_size),
+                errhint("Deliver less of the row, or raise whisperer.max_payload_size."));
+    check_sendable_text(text.data, text.len, "payload");
+    return PayloadText{text.data, text.len};
+}
+
+} // namespace whisperer::pg
