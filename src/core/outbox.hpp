@@ -1,0 +1,195 @@
+// The outbox: what a delivery worker knows and decides between the tables and the HTTP engine.
+//
+// It holds the subscriptions the worker owns, a bounded look-ahead of their deliveries, the requests in flight and the
+// results not yet recorded. Everything else stays in the table, and the outbox says what to read next:
+//
+//     plan_new / plan_retries → (the shell queries) → add_row … → finish_reads
+//     start → engine → step → results → (the shell records) → recorded / postpone
+//
+// Fairness. Each subscription has a window, the number of its requests that may be in flight: it starts small, doubles
+// with each delivery up to its limit, and halves with each failure. And each has a standing: good (its last attempt was
+// answered with 2xx), unknown, or bad (its last attempt failed, or its requests have been hanging for a second). The bad
+// together may fill a quarter of the worker's slots, bad and unknown three quarters: a slot for a good receiver is never
+// taken by one that hangs. Within a standing, subscriptions take turns, one delivery at a time.
+//
+// Belongs to one thread. noexcept throughout; where memory runs out a call returns false and the work stays in the table.
+#pragma once
+
+#include "core/countdown.hpp"
+#include "core/horizon.hpp"
+#include "core/http_engine.hpp"
+#include "core/slice.hpp"
+#include "core/uuid7.hpp"
+#include "core/verdict.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+namespace whisperer::core {
+
+// Wall clock: microseconds since the Unix epoch.
+using WallMicros = int64_t;
+constexpr WallMicros never = INT64_MAX;
+
+// A subscription as the table has it. Copied by put_subscription(). All text is UTF-8.
+struct SubscriptionFields {
+    int64_t id;
+    int bucket; // of the dirty bits, 0 … bucket_count - 1
+    Slice url;
+    const Slice *header_lines; // the user's: "Name: value"
+    size_t header_count;
+    bool has_secret;
+    Slice secret;
+    Slice authorization; // value of the Authorization header from config.auth; empty: none
+    Micros connect_timeout;
+    Micros response_timeout;
+    int max_attempts;
+    int max_in_flight;
+    Countdown countdown; // its schedule is copied too
+    bool sendable;       // active, not ended, its owner exists
+};
+
+// What was learnt of a receiver; kept in whisperer.subscription_state.
+struct ReceiverState {
+    int64_t subscription;
+    int consecutive_failures;
+    WallMicros paused_until; // 0: not paused
+    int last_status;         // 0: no response
+    Slice last_error;
+};
+
+// A delivery as read from the table. Copied by add_row().
+struct DeliveryRow {
+    Uuid uuid;
+    Xid xid;
+    WallMicros due;        // retries only
+    WallMicros not_before; // 0: none; new ones only
+    int attempts;          // made so far
+    Slice event_type;
+    Slice payload; // or the whole body, when `whole_body`
+    bool whole_body;
+    bool body_missing; // too large to be read ahead: wanted_body() will ask for it
+};
+
+// Read new deliveries of a subscription: (xid, uuid) > (lo, after), xid < hi, in that order, at most `limit`.
+struct NewRead {
+    int64_t subscription;
+    Xid lo;
+    Xid hi;
+    Uuid after;
+    int limit;
+};
+
+// Read retries: (due, uuid) > (due, after), in that order, at most `limit`; no upper bound, since the first one that is not
+// due yet says when to come back.
+struct RetryRead {
+    int64_t subscription;
+    WallMicros due;
+    Uuid after;
+    int limit;
+};
+
+// An attempt that ended. Valid until it is recorded or postponed.
+struct AttemptResult {
+    Uuid uuid;
+    int64_t subscription;
+    Outcome outcome;
+    int attempts;           // with this one
+    int status;             // 0: no response
+    Slice error;            // empty: none
+    Slice body;             // of the response
+    bool body_truncated;
+    Micros elapsed;
+    WallMicros attempted_at; // 0: no request was made (given up after crashes)
+    WallMicros due;          // outcome retry
+};
+
+// Told of take-off and landing, so that a crash leaves behind what was in flight. Must not throw.
+struct FlightRecorder {
+    void *context;
+    // A request is about to be sent. `alone`: it was in flight at a crash before, and is the only such one now.
+    // Returns a slot for landed().
+    int (*took_off)(void *context, const Uuid &uuid, int64_t subscription, bool alone, int crashes);
+    void (*landed)(void *context, int slot);
+};
+
+struct OutboxLimits {
+    int max_in_flight;
+    int max_in_flight_per_subscription;
+    size_t max_response_body;
+};
+
+class Outbox {
+  public:
+    static constexpr int bucket_count = 4096;
+
+    // `engine` becomes the outbox's own. `user_agent` is copied. Null: out of memory (the engine is then deleted).
+    static Outbox *create(HttpEngine *engine, const OutboxLimits &limits, const Random &random,
+                          const FlightRecorder &recorder, Slice user_agent) noexcept;
+    ~Outbox();
+    Outbox(const Outbox &) = delete;
+    Outbox &operator=(const Outbox &) = delete;
+
+    HttpEngine *engine() noexcept;
+    void set_limits(const OutboxLimits &limits) noexcept;
+
+    // --- subscriptions
+    bool put_subscription(const SubscriptionFields &fields) noexcept;
+    void remove_subscription(int64_t id) noexcept;
+    void set_receiver_state(const ReceiverState &state) noexcept; // as loaded at start
+    // The next receiver whose state changed and is to be saved; false when there is none. Given at most once a second
+    // each, except what must not be lost (a pause). A 410 sets *deactivate.
+    bool next_changed_state(ReceiverState *state, bool *deactivate, Micros now) noexcept;
+    void state_not_saved(int64_t subscription, bool deactivate) noexcept;
+
+    // --- reading
+    void mark_bucket_dirty(int bucket) noexcept;
+    void mark_all_dirty() noexcept;
+    bool wants_read(WallMicros now) noexcept;
+    bool set_snapshot(Xid xmin, Xid xmax, const Xid *running, size_t count) noexcept;
+    size_t plan_new(NewRead *reads, size_t capacity) noexcept;
+    size_t plan_retries(RetryRead *reads, size_t capacity, WallMicros now) noexcept;
+    // Row of the read with this index; in the order of the query. False: out of memory (finish with ok = false).
+    bool add_new(size_t read, const DeliveryRow &row, WallMicros now) noexcept;
+    bool add_retry(size_t read, const DeliveryRow &row, WallMicros now) noexcept;
+    // ok = false: the query failed or was not completed; nothing is taken as read.
+    void finish_reads(bool ok) noexcept;
+    // New rows that are to wait: the shell writes their not_before to due. Like next_changed_state().
+    bool next_adoption(Uuid *uuid, WallMicros *due) noexcept;
+    void adoption_failed(const Uuid &uuid, WallMicros due) noexcept;
+    // Large bodies are loaded just before they are sent.
+    bool wanted_body(Uuid *uuid) noexcept;
+    void give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcept;
+    void body_gone(const Uuid &uuid) noexcept; // the row is not there any more
+    // Deliveries read but not sent, of subscriptions whose bucket became dirty: they may have been cancelled meanwhile.
+    size_t unsent(Uuid *uuids, size_t capacity) noexcept;
+    void drop_unsent(const Uuid &uuid) noexcept;
+
+    // --- crashes
+    // Was in flight when a worker crashed; `crashes` times alone. To be called before reading.
+    bool add_suspect(const Uuid &uuid, int crashes) noexcept;
+
+    // --- sending
+    void start(Micros now, WallMicros wall) noexcept;
+    void step(Micros now, WallMicros wall) noexcept;
+    size_t in_flight() const noexcept;
+    // How long may the shell wait? 0: not at all; -1: until something happens.
+    int timeout_ms(Micros now, WallMicros wall) noexcept;
+
+    // --- results
+    size_t result_count() const noexcept; // waiting to be recorded, postponed ones left out
+    AttemptResult result(size_t index) const noexcept;
+    // Marks result `index`; settle_results() then forgets the recorded ones and puts the postponed ones (whose rows are
+    // locked by somebody) aside until `again`.
+    void recorded(size_t index) noexcept;
+    void postpone(size_t index, WallMicros again) noexcept;
+    void settle_results() noexcept;
+
+  private:
+    struct Impl;
+    explicit Outbox(std::unique_ptr<Impl> impl) noexcept;
+    std::unique_ptr<Impl> impl_;
+};
+
+} // namespace whisperer::core
