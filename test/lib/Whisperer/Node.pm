@@ -1,0 +1,112 @@
+# A private PostgreSQL server with whisperer preloaded: PostgreSQL::Test::Cluster and what our tests
+# need beside it.
+package Whisperer::Node;
+
+use strict;
+use warnings;
+
+use parent 'PostgreSQL::Test::Cluster';
+use PostgreSQL::Test::Utils;
+use Time::HiRes qw(time usleep);
+
+# A server that is made, configured and started, with the extension in database postgres.
+#     started('main', settings => "max_worker_processes = 64")
+sub started
+{
+	my ($class, $name, %options) = @_;
+	my $self = $class->new($name);
+	$self->init(%options);
+	$self->start;
+	$self->create_whisperer('postgres');
+	return $self;
+}
+
+# init's own options, and: settings (lines for postgresql.conf); encoding and locale of the cluster.
+sub init
+{
+	my ($self, %options) = @_;
+	my $settings = delete $options{settings} // '';
+	my $encoding = delete $options{encoding} // 'UTF8';
+
+	# The same names and order everywhere: neither the operating system's user nor its locale.
+	push @{ $options{extra} }, '-U', 'postgres', '--no-locale', '-E', $encoding;
+	$ENV{PGUSER} = 'postgres';
+	$self->SUPER::init(%options);
+	$self->append_conf('postgresql.conf', <<"CONF");
+log_statement = none
+log_min_messages = info
+max_worker_processes = 32
+max_prepared_transactions = 10
+shared_preload_libraries = 'whisperer'
+whisperer.allowed_networks = '127.0.0.0/8, ::1/128'
+$settings
+CONF
+	return;
+}
+
+sub create_whisperer
+{
+	my ($self, $database) = @_;
+	$self->safe_psql($database, 'CREATE EXTENSION whisperer');
+	return;
+}
+
+# whisperer.wait_until_settled, and dies unless it became so.
+sub wait_settled
+{
+	my ($self, $database, $seconds) = @_;
+	$database //= 'postgres';
+	$seconds //= $PostgreSQL::Test::Utils::timeout_default;
+	my $settled = $self->safe_psql($database, "SELECT whisperer.wait_until_settled('$seconds s')");
+	return if $settled eq 't';
+	die "not settled after $seconds s:\n"
+	  . $self->safe_psql($database, 'TABLE whisperer.subscription_health') . "\n"
+	  . $self->safe_psql($database, 'TABLE whisperer.workers');
+}
+
+# Until the query answers the text: dies with the last answer when it does not.
+sub poll_until
+{
+	my ($self, $database, $query, $expected, $seconds) = @_;
+	$expected //= 't';
+	$seconds //= $PostgreSQL::Test::Utils::timeout_default;
+	my $end = time() + $seconds;
+	my $answer;
+	do
+	{
+		$answer = $self->safe_psql($database, $query);
+		return 1 if $answer eq $expected;
+		usleep(20_000);
+	} while (time() < $end);
+	die "waited $seconds s for \"$expected\" from: $query\nlast answer: $answer\n";
+}
+
+# The delivery workers' process ids in a database, once there are as many as asked for (1).
+sub delivery_pids
+{
+	my ($self, $database, $count) = @_;
+	$count //= 1;
+	my $of = "FROM whisperer.workers WHERE kind = 'delivery' AND database = '$database' AND pid IS NOT NULL";
+	$self->poll_until($database, "SELECT count(*) $of", $count);
+	return split /\n/, $self->safe_psql($database, "SELECT pid $of ORDER BY pid");
+}
+
+# Where the log is now, and what was written to it since.
+sub log_position { my $self = shift; return -s $self->logfile; }
+
+sub log_since
+{
+	my ($self, $position) = @_;
+	return slurp_file($self->logfile, $position);
+}
+
+# Pulls the plug: an immediate shutdown, as after a crash, and a start.
+sub crash_and_start
+{
+	my $self = shift;
+	$self->stop('immediate');
+	$self->start;
+	return;
+}
+
+1;
