@@ -1,0 +1,79 @@
+// Every difference between PostgreSQL versions, each in the newest signature, each with its reason.
+#pragma once
+
+#include "pg/prelude.hpp"
+
+extern "C" {
+#include "catalog/pg_database.h"
+#include "storage/latch.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/wait_event.h"
+}
+
+#if PG_VERSION_NUM >= 180000
+// 18 moved wait event sets out of latch.h.
+extern "C" {
+#include "storage/waiteventset.h"
+}
+#endif
+
+#if PG_VERSION_NUM < 150000
+#error "whisperer needs PostgreSQL 15 or newer"
+#endif
+
+namespace whisperer::pg {
+
+// 16 replaced the pg_…_ownercheck functions by one that takes the catalog.
+inline bool compat_owns_database(Oid database, Oid role) {
+#if PG_VERSION_NUM >= 160000
+    return object_ownercheck(DatabaseRelationId, database, role);
+#else
+    return pg_database_ownercheck(database, role);
+#endif
+}
+
+// Memory for the `extra` of a setting's check hook. 16 made the settings' own allocator public and frees with
+// it; before, it is the C library's.
+inline void *compat_guc_malloc(size_t size) {
+#if PG_VERSION_NUM >= 160000
+    return guc_malloc(LOG, size);
+#else
+    return malloc(size);
+#endif
+}
+
+inline void compat_guc_free(void *memory) {
+#if PG_VERSION_NUM >= 160000
+    guc_free(memory);
+#else
+    free(memory);
+#endif
+}
+
+// 17 lets extensions name their wait events; before, pg_stat_activity says "Extension". `cache` starts as 0.
+inline uint32 compat_wait_event(uint32 *cache, const char *name) {
+    if (*cache == 0) {
+#if PG_VERSION_NUM >= 170000
+        *cache = WaitEventExtensionNew(name);
+#else
+        (void)name;
+        *cache = PG_WAIT_EXTENSION;
+#endif
+    }
+    return *cache;
+}
+
+// A wait event set that lives as long as the process. 17 ties sets to a resource owner (null: none) instead
+// of a memory context.
+inline WaitEventSet *compat_create_wait_event_set(int events) {
+#if PG_VERSION_NUM >= 170000
+    return CreateWaitEventSet(nullptr, events);
+#else
+    return CreateWaitEventSet(TopMemoryContext, events);
+#endif
+}
+
+} // namespace whisperer::pg

@@ -1,0 +1,72 @@
+#include "pg/prelude.hpp"
+
+#include "pg/internal_sql.hpp"
+
+extern "C" {
+#include "catalog/pg_authid.h"
+#include "utils/guc.h"
+#include "utils/snapmgr.h"
+}
+
+namespace whisperer::pg {
+
+namespace {
+
+void pin(const char *name, const char *value) {
+    (void)set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+SPIPlanPtr prepared(Statement *statement) {
+    if (statement->plan == nullptr) {
+        SPIPlanPtr plan = SPI_prepare(statement->sql, statement->argument_count, statement->argument_types);
+        if (plan == nullptr)
+            elog(ERROR, "whisperer could not prepare \"%s\": %s", statement->sql,
+                 SPI_result_code_string(SPI_result));
+        if (SPI_keepplan(plan) != 0)
+            elog(ERROR, "whisperer could not keep the plan of \"%s\"", statement->sql);
+        statement->plan = plan;
+    }
+    return statement->plan;
+}
+
+} // namespace
+
+void internal_begin(InternalSql *state) {
+    GetUserIdAndSecContext(&state->saved_user, &state->saved_context);
+    SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, state->saved_context | SECURITY_RESTRICTED_OPERATION);
+    state->guc_level = NewGUCNestLevel();
+    pin("search_path", "pg_catalog, pg_temp");
+    int rc = SPI_connect();
+    if (rc != SPI_OK_CONNECT)
+        elog(ERROR, "whisperer could not connect to SPI: %s", SPI_result_code_string(rc));
+}
+
+void internal_end(const InternalSql *state) {
+    int rc = SPI_finish();
+    if (rc != SPI_OK_FINISH)
+        elog(ERROR, "whisperer could not leave SPI: %s", SPI_result_code_string(rc));
+    AtEOXact_GUC(false, state->guc_level);
+    SetUserIdAndSecContext(state->saved_user, state->saved_context);
+}
+
+uint64 internal_execute(Statement *statement, Datum *arguments, const char *nulls, long limit) {
+    int rc = SPI_execute_plan(prepared(statement), arguments, nulls, false, limit);
+    if (rc < 0)
+        elog(ERROR, "whisperer could not execute \"%s\": %s", statement->sql, SPI_result_code_string(rc));
+    return SPI_processed;
+}
+
+uint64 internal_execute_snapshot(Statement *statement, Datum *arguments, const char *nulls,
+                                 struct SnapshotData *snapshot) {
+    int rc = SPI_execute_snapshot(prepared(statement), arguments, nulls, snapshot, InvalidSnapshot, true,
+                                  false, 0);
+    if (rc < 0)
+        elog(ERROR, "whisperer could not execute \"%s\": %s", statement->sql, SPI_result_code_string(rc));
+    return SPI_processed;
+}
+
+Datum spi_value(uint64 row, int number, bool *is_null) {
+    return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, is_null);
+}
+
+} // namespace whisperer::pg
