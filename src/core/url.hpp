@@ -22,7 +22,7 @@ struct UrlParts {
                       // what may be shown to somebody who may not see the whole URL
 };
 
-// http or https, a host, no control characters and no white space, at most max_url_size bytes, no user name
+// http or https, a host, no control characters or spaces, at most max_url_size bytes, no user name
 // or password, port 1 to 65535. A fragment is accepted (and never sent). Which addresses may be dialled is
 // judged later, at each connect. `field` names the argument in the error: target_url, or config.auth.url.
 bool check_url(Slice url, FieldError *error, const char *field = "target_url") noexcept;
