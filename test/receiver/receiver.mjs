@@ -171,7 +171,7 @@ async function sendRequests(query, response) {
         response.write(separator + JSON.stringify(describe(request, query.has('brief'))));
         separator = ',\n';
     }
-    response.end(`], "count": ${store.find(filter).length}}\n`);
+    response.end(`\n], "count": ${store.find(filter).length}}\n`);
 }
 
 async function control(request, response) {

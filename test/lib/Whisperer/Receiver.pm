@@ -153,6 +153,18 @@ sub await
 	die "waited $within s for $min requests to $path, and got $answer->{count}\n";
 }
 
+# Verifies the signatures of all requests to a path with verify.mjs: a list of [webhook-id, 'ok' or
+# what is wrong, payload's value of the key].
+sub verify
+{
+	my ($self, $path, $secret, $key) = @_;
+	my $script = dirname(__FILE__) . '/../verify.mjs';
+	open(my $lines, '-|', 'node', $script, $self->{control}, $path, $secret, $key // ()) or die "node: $!";
+	my @verified = map { chomp; [ split / /, $_, 3 ] } <$lines>;
+	close $lines or die "verify.mjs failed\n";
+	return @verified;
+}
+
 # Headers by name in lower case beside the list in order; the body decoded.
 sub _unpack
 {
