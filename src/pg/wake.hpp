@@ -1,8 +1,8 @@
 // What a session tells the workers when, and only when, its transaction commits.
 //
-// Everything here is backend-local until XACT_EVENT_COMMIT (transaction already visible then), when it is published to
-// shared memory and the workers' latches are set. Rolled-back subtransactions are forgotten. At PREPARE it is dropped; the
-// COMMIT PREPARED hook wakes everything instead.
+// Everything here is backend-local until XACT_EVENT_COMMIT (transaction already visible then), when it is
+// published to shared memory and the workers' latches are set. Rolled-back subtransactions are forgotten. At
+// PREPARE it is dropped; the COMMIT PREPARED hook wakes everything instead.
 #pragma once
 
 #include "pg/prelude.hpp"
@@ -21,10 +21,14 @@ void wake_subscriptions();
 // Deliveries were cancelled by the current transaction (statistics, and waiters of wait_until_settled).
 void wake_cancelled(uint64 deliveries);
 
-// Everything of this database must be looked at again (resume, COMMIT PREPARED, CREATE/DROP EXTENSION).
+// Everything of this database must be looked at again (resume).
 void wake_all();
 
-// CREATE or DROP EXTENSION whisperer, or ALTER DATABASE SET whisperer.…: the launcher must look at this database at commit.
+// The same at once, not at commit: after COMMIT PREPARED, when the rows are visible already.
+void wake_all_now();
+
+// CREATE or DROP EXTENSION whisperer, or ALTER DATABASE SET whisperer.…: the launcher must look at this
+// database at commit. InvalidOid: at every database.
 void wake_launcher_for(Oid database);
 
 // Has the current transaction written deliveries that are not committed (and not rolled back to a savepoint)?

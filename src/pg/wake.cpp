@@ -1,0 +1,173 @@
+#include "pg/prelude.hpp"
+
+#include "pg/wake.hpp"
+
+#include "pg/roster.hpp"
+
+extern "C" {
+#include "access/xact.h"
+#include "utils/memutils.h"
+}
+
+namespace whisperer::pg {
+
+namespace {
+
+// What one subtransaction (or the transaction) has written. A stack: the innermost on top, in
+// TopTransactionContext.
+struct Level {
+    SubTransactionId subtransaction;
+    uint64 events;
+    uint64 deliveries;
+    uint64 cancelled;
+    Level *outer;
+};
+
+constexpr int max_launcher_databases = 8;
+
+// Of the current transaction. Marks are not taken back when a subtransaction rolls back: a superfluous one
+// makes a worker look once for nothing. Counts are. Static, so that commit allocates nothing.
+Level *top = nullptr;
+bool any_marks = false;
+bool any_bits = false;
+uint64 bits[dirty_words];
+bool reload = false;
+bool everything = false;
+int launcher_count = 0; // more than max_launcher_databases: all
+Oid launcher_databases[max_launcher_databases];
+
+Level *current_level() {
+    SubTransactionId current = GetCurrentSubTransactionId();
+    if (top == nullptr || top->subtransaction != current) {
+        auto *level = static_cast<Level *>(MemoryContextAllocZero(TopTransactionContext, sizeof(Level)));
+        level->subtransaction = current;
+        level->outer = top;
+        top = level;
+    }
+    return top;
+}
+
+void forget() {
+    top = nullptr; // its memory goes with the transaction
+    if (any_bits)
+        memset(bits, 0, sizeof(bits));
+    any_bits = any_marks = reload = everything = false;
+    launcher_count = 0;
+}
+
+// The transaction is committed and visible: nothing here may fail.
+void publish() {
+    if (top != nullptr || any_marks) {
+        DatabaseSlot *slot = roster_this_database_make();
+        if (slot != nullptr) {
+            if (top != nullptr) { // every level has been merged into the transaction's own
+                roster_count(COUNT_EVENTS, top->events);
+                roster_count(COUNT_DELIVERIES, top->deliveries);
+                roster_count(COUNT_CANCELLED, top->cancelled);
+            }
+            if (reload || everything)
+                roster_mark_reload(slot, everything);
+            if (any_bits)
+                roster_mark_dirty(slot, bits);
+            if (top != nullptr && top->cancelled > 0)
+                roster_broadcast_settled();
+        }
+    }
+    if (launcher_count > max_launcher_databases)
+        roster_look_at(InvalidOid);
+    else
+        for (int i = 0; i < launcher_count; i++)
+            roster_look_at(launcher_databases[i]);
+}
+
+void at_transaction(XactEvent event, void *) {
+    switch (event) {
+    case XACT_EVENT_COMMIT:
+        publish();
+        forget();
+        break;
+    case XACT_EVENT_ABORT:
+    case XACT_EVENT_PREPARE: // COMMIT PREPARED wakes everything
+        forget();
+        break;
+    default:
+        break;
+    }
+}
+
+void at_subtransaction(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *) {
+    if (top == nullptr || top->subtransaction != mine)
+        return;
+    if (event == SUBXACT_EVENT_ABORT_SUB) {
+        Level *gone = top;
+        top = gone->outer;
+        pfree(gone);
+    } else if (event == SUBXACT_EVENT_COMMIT_SUB) {
+        Level *outer = top->outer;
+        if (outer == nullptr || outer->subtransaction != parent) {
+            top->subtransaction = parent;
+            return;
+        }
+        outer->events += top->events;
+        outer->deliveries += top->deliveries;
+        outer->cancelled += top->cancelled;
+        pfree(top);
+        top = outer;
+    }
+}
+
+} // namespace
+
+void wake_delivery(int64 subscription_id, uint64 deliveries) {
+    current_level()->deliveries += deliveries;
+    uint32 bit = subscription_bit(subscription_id);
+    bits[bit / 64] |= UINT64CONST(1) << (bit % 64);
+    any_bits = any_marks = true;
+}
+
+void wake_event() {
+    current_level()->events++;
+}
+
+void wake_subscriptions() {
+    reload = any_marks = true;
+}
+
+void wake_cancelled(uint64 deliveries) {
+    if (deliveries > 0)
+        current_level()->cancelled += deliveries;
+}
+
+void wake_all() {
+    everything = any_marks = true;
+}
+
+void wake_all_now() {
+    DatabaseSlot *slot = roster_this_database();
+    if (slot != nullptr)
+        roster_mark_reload(slot, true);
+}
+
+void wake_launcher_for(Oid database) {
+    for (int i = 0; i < Min(launcher_count, max_launcher_databases); i++)
+        if (launcher_databases[i] == database)
+            return;
+    if (!OidIsValid(database) || launcher_count >= max_launcher_databases)
+        launcher_count = max_launcher_databases + 1;
+    else
+        launcher_databases[launcher_count++] = database;
+}
+
+bool wake_has_uncommitted_deliveries() {
+    for (const Level *level = top; level != nullptr; level = level->outer)
+        if (level->deliveries > 0)
+            return true;
+    return false;
+}
+
+void wake_init() {
+    RegisterXactCallback(at_transaction, nullptr);
+    RegisterSubXactCallback(at_subtransaction, nullptr);
+}
+
+} // namespace whisperer::pg
