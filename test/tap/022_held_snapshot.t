@@ -1,0 +1,94 @@
+# A transaction held open elsewhere with a snapshot (so that vacuum removes nothing) makes deliveries no
+# slower; and a session that called cancel() and stays in its transaction holds up nobody else's results.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+use Whisperer::Node;
+use Whisperer::Receiver;
+
+my $events = $ENV{WHISPERER_HELD_DELIVERIES} || 20000;
+my $receiver = Whisperer::Receiver->new;
+my $node = Whisperer::Node->started('main', settings => "max_wal_size = 4GB\nautovacuum_naptime = 1s");
+
+$node->safe_psql(
+	'postgres', qq{
+	SELECT whisperer.register_event_type('numbered');
+	SELECT whisperer.subscribe('numbered', '@{[$receiver->url('/in')]}');
+	SELECT whisperer.register_event_type('cancelled');
+	SELECT whisperer.subscribe('cancelled', '@{[$receiver->url('/cancelled')]}');
+});
+
+sub seconds_for_deliveries
+{
+	$receiver->forget;
+	my $start = time();
+	$node->safe_psql('postgres',
+		"SELECT count(whisperer.deliver_event(jsonb_build_object('n', n), 'numbered')) FROM generate_series(1, $events) n");
+	$receiver->await('/in', $events, brief => 1);
+	$node->wait_settled;
+	return time() - $start;
+}
+
+my $free = seconds_for_deliveries();
+my $holder = $node->background_psql('postgres');
+$holder->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
+$holder->query_safe('SELECT count(*) FROM whisperer.webhook_events');
+# The first fills the tables with rows that cannot be removed; the second has to work over them.
+seconds_for_deliveries();
+my $held = seconds_for_deliveries();
+$holder->query_safe('COMMIT');
+$holder->quit;
+note sprintf '%d deliveries: %.2f s; with a snapshot held elsewhere: %.2f s', $events, $free, $held;
+# Twice is the noise of a busy machine; walking over the dead rows costs many times more.
+cmp_ok($held, '<', 2 * $free + 1, 'no slower while a snapshot is held');
+
+# Twenty in flight; one of them is cancelled in a transaction that stays open.
+$receiver->answer('/cancelled', { hang => 'request' });
+$node->safe_psql('postgres',
+	q{SELECT count(whisperer.deliver_event(jsonb_build_object('n', n), 'cancelled')) FROM generate_series(1, 20) n});
+my @sent = map { $_->{id} } $receiver->await('/cancelled', 20);
+my $canceller = $node->background_psql('postgres');
+$canceller->query_safe('BEGIN');
+$canceller->query_safe("SELECT whisperer.cancel('$sent[0]')");
+$canceller->query_safe("SELECT whisperer.cancel('$sent[1]')") if @sent > 1;
+$receiver->answer('/cancelled', { status => 200 });
+$receiver->release;
+my $states = q{SELECT string_agg(DISTINCT state, ' ' ORDER BY state) FROM whisperer.webhook_events WHERE uuid };
+ok($node->poll_until('postgres', "$states NOT IN ('$sent[0]', '$sent[1]') AND event_type = 'cancelled'", 'delivered'),
+	q{the others' results are recorded while the transaction is open});
+is($node->safe_psql('postgres', "$states IN ('$sent[0]', '$sent[1]')"), 'pending', 'the two wait for it');
+# Other subscriptions are served, too.
+my $before = $receiver->count(path => '/in');
+$node->safe_psql('postgres', q{SELECT whisperer.deliver_event('{"n": 0}'::jsonb, 'numbered')});
+$receiver->await('/in', $before + 1, brief => 1);
+
+$canceller->query_safe('COMMIT');
+$canceller->quit;
+ok($node->poll_until('postgres', "$states IN ('$sent[0]', '$sent[1]')", 'delivered'),
+	'what was in flight when it was cancelled, and answered with 2xx, is delivered after all');
+
+# The same, but the cancelling transaction rolls back.
+$receiver->forget;
+$receiver->answer('/cancelled', { hang => 'request' });
+my $uuid = $node->safe_psql('postgres', q{SELECT (whisperer.deliver_event('{}'::jsonb, 'cancelled'))[1]});
+$receiver->await('/cancelled', 1);
+$canceller = $node->background_psql('postgres');
+$canceller->query_safe('BEGIN');
+$canceller->query_safe("SELECT whisperer.cancel('$uuid')");
+$receiver->answer('/cancelled', { status => 200 });
+$receiver->release;
+$canceller->query_safe('ROLLBACK');
+$canceller->quit;
+$node->wait_settled;
+is($node->safe_psql('postgres', "$states IN ('$uuid')"), 'delivered', 'a cancel that rolls back changes nothing');
+is(scalar($receiver->requests(path => '/cancelled')), 1, 'and it is not sent again');
+
+# Cancelled before it was sent: it is not sent.
+$node->safe_psql('postgres', q{
+	SELECT whisperer.update_subscription(id, '{"is_active": false}') FROM whisperer.subscriptions WHERE event_type = 'cancelled'});
+is($node->safe_psql('postgres', q{SELECT whisperer.deliver_event('{}'::jsonb, 'cancelled')}), '{}', 'paused: no delivery');
+
+done_testing();
