@@ -1,0 +1,326 @@
+#include "core/outbox_impl.hpp"
+
+#include <algorithm>
+#include <new>
+
+namespace whisperer::core {
+
+namespace {
+
+// A receiver's state is saved at most this often, unless it must not be lost.
+constexpr Micros state_interval = 1000 * 1000;
+
+template <typename T> void erase_from(std::deque<T> *list, const T &value) noexcept {
+    list->erase(std::remove(list->begin(), list->end(), value), list->end());
+}
+
+} // namespace
+
+Outbox::Outbox(std::unique_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
+
+Outbox::~Outbox() = default;
+
+Outbox *Outbox::create(HttpEngine *engine, const OutboxLimits &limits, const Random &random,
+                       const FlightRecorder &recorder, Slice user_agent) noexcept {
+    std::unique_ptr<HttpEngine> owned(engine);
+    try {
+        auto impl = std::make_unique<Impl>();
+        impl->engine = std::move(owned);
+        impl->limits = limits;
+        impl->random = random;
+        impl->recorder = recorder;
+        impl->user_agent.assign(user_agent.view());
+        return new Outbox(std::move(impl));
+    } catch (const std::bad_alloc &) {
+        return nullptr;
+    }
+}
+
+HttpEngine *Outbox::engine() noexcept {
+    return impl_->engine.get();
+}
+
+void Outbox::set_limits(const OutboxLimits &limits) noexcept {
+    impl_->limits = limits;
+    for (auto &entry : impl_->subscriptions) {
+        Subscription &subscription = *entry.second;
+        int limit = std::min(limits.max_in_flight_per_subscription, subscription.max_in_flight);
+        subscription.window = std::clamp(subscription.window, 1, limit);
+    }
+}
+
+Subscription *Outbox::Impl::find(int64_t id) noexcept {
+    auto place = subscriptions.find(id);
+    return place == subscriptions.end() ? nullptr : place->second.get();
+}
+
+// The item's memory goes; its subscription's queue no longer holds it.
+void Outbox::Impl::forget(Item *item) noexcept {
+    queued_bytes -= item->payload.size();
+    items.erase(item->uuid);
+}
+
+void Outbox::Impl::land(Item *item) noexcept {
+    if (item->flight_slot >= 0)
+        recorder.landed(recorder.context, item->flight_slot);
+    item->flight_slot = -1;
+}
+
+void Outbox::Impl::drop_queue(Subscription *subscription) noexcept {
+    for (Item *item : subscription->queue)
+        forget(item);
+    subscription->queue.clear();
+    for (auto place = suspect_queue.begin(); place != suspect_queue.end();) {
+        Item *item = *place;
+        if (item->subscription != subscription) {
+            ++place;
+            continue;
+        }
+        try {
+            suspects.emplace(item->uuid, item->crashes);
+        } catch (const std::bad_alloc &) {
+            // Then it is sent like any other when it comes again.
+        }
+        place = suspect_queue.erase(place);
+        forget(item);
+    }
+}
+
+// Everything is read again, from the beginning; what is in memory is recognised.
+void Outbox::Impl::reset_reading(Subscription *subscription) noexcept {
+    subscription->read_from = nullptr;
+    subscription->read_to = nullptr;
+    subscription->unread = true;
+    subscription->retry_due = INT64_MIN;
+    subscription->retry_uuid = Uuid{};
+    subscription->next_due = INT64_MIN;
+}
+
+void Outbox::Impl::note_state(Subscription *subscription, bool urgent) {
+    subscription->state_changed = true;
+    subscription->state_urgent = subscription->state_urgent || urgent;
+    if (!subscription->in_changed) {
+        changed.push_back(subscription);
+        subscription->in_changed = true;
+    }
+}
+
+bool Outbox::put_subscription(const SubscriptionFields &fields) noexcept {
+    Impl &box = *impl_;
+    try {
+        auto [place, is_new] = box.subscriptions.try_emplace(fields.id);
+        if (is_new) {
+            try {
+                place->second = std::make_unique<Subscription>();
+                place->second->id = fields.id;
+                place->second->bucket = fields.bucket;
+                box.buckets[static_cast<size_t>(fields.bucket)].push_back(place->second.get());
+            } catch (...) {
+                box.subscriptions.erase(place);
+                throw;
+            }
+        }
+        Subscription *subscription = place->second.get();
+        subscription->url.assign(fields.url.view());
+        subscription->header_slices.clear();
+        subscription->header_lines.clear();
+        for (size_t i = 0; i < fields.header_count; i++)
+            subscription->header_lines.emplace_back(fields.header_lines[i].view());
+        for (const std::string &line : subscription->header_lines)
+            subscription->header_slices.push_back(slice(line));
+        subscription->has_secret = fields.has_secret;
+        subscription->secret.assign(fields.secret.view());
+        subscription->authorization.assign(fields.authorization.view());
+        subscription->connect_timeout = fields.connect_timeout;
+        subscription->response_timeout = fields.response_timeout;
+        subscription->max_attempts = fields.max_attempts;
+        subscription->max_in_flight = fields.max_in_flight;
+        subscription->schedule.assign(fields.countdown.schedule,
+                                      fields.countdown.schedule + fields.countdown.schedule_count);
+        subscription->countdown = fields.countdown;
+        subscription->countdown.schedule = subscription->schedule.data();
+        int limit = std::min(box.limits.max_in_flight_per_subscription, subscription->max_in_flight);
+        subscription->window = std::clamp(subscription->window, 1, limit);
+        if (subscription->sendable && !fields.sendable)
+            box.drop_queue(subscription);
+        if (subscription->sendable != fields.sendable)
+            box.reset_reading(subscription);
+        subscription->sendable = fields.sendable;
+        box.make_hungry(subscription);
+        return true;
+    } catch (const std::bad_alloc &) {
+        return false;
+    }
+}
+
+void Outbox::Impl::detach(Subscription *subscription) noexcept {
+    drop_queue(subscription);
+    for (auto &entry : items)
+        if (entry.second->subscription == subscription)
+            entry.second->subscription = nullptr;
+    in_flight_by[static_cast<size_t>(subscription->effective())] -= subscription->in_flight;
+    for (auto &list : ready)
+        erase_from(&list, subscription);
+    erase_from(&hungry, subscription);
+    erase_from(&changed, subscription);
+    if (subscription->timer != never)
+        timers.erase({subscription->timer, subscription});
+    flying.erase(subscription);
+    recheck.erase(subscription);
+    auto &bucket = buckets[static_cast<size_t>(subscription->bucket)];
+    bucket.erase(std::remove(bucket.begin(), bucket.end(), subscription), bucket.end());
+}
+
+void Outbox::remove_subscription(int64_t id) noexcept {
+    Subscription *subscription = impl_->find(id);
+    if (subscription == nullptr)
+        return;
+    impl_->detach(subscription);
+    impl_->subscriptions.erase(id);
+}
+
+void Outbox::set_receiver_state(const ReceiverState &state) noexcept {
+    Subscription *subscription = impl_->find(state.subscription);
+    if (subscription == nullptr)
+        return;
+    subscription->consecutive_failures = state.consecutive_failures;
+    subscription->paused_until = state.paused_until;
+    subscription->last_status = state.last_status;
+    if (state.consecutive_failures > 0) {
+        subscription->window = 1;
+        impl_->in_flight_by[static_cast<size_t>(subscription->effective())] -= subscription->in_flight;
+        subscription->standing = Standing::bad;
+        impl_->in_flight_by[static_cast<size_t>(subscription->effective())] += subscription->in_flight;
+    }
+    try {
+        subscription->last_error.assign(state.last_error.view());
+        if (state.paused_until > 0)
+            impl_->set_timer(subscription, state.paused_until); // fires at once if it is over
+    } catch (const std::bad_alloc &) {
+        // Only what is shown; the safety scan looks at the subscription again.
+    }
+}
+
+bool Outbox::next_changed_state(ReceiverState *state, bool *deactivate, Micros now) noexcept {
+    Impl &box = *impl_;
+    for (size_t left = box.changed.size(); left > 0; left--) {
+        Subscription *subscription = box.changed.front();
+        if (!subscription->state_urgent && now - subscription->state_given < state_interval) {
+            std::rotate(box.changed.begin(), box.changed.begin() + 1, box.changed.end());
+            continue;
+        }
+        box.changed.pop_front();
+        subscription->in_changed = false;
+        subscription->state_changed = false;
+        subscription->state_urgent = false;
+        subscription->state_given = now;
+        *state = ReceiverState{subscription->id, subscription->consecutive_failures, subscription->paused_until,
+                               subscription->last_status, slice(subscription->last_error)};
+        *deactivate = subscription->deactivate;
+        subscription->deactivate = false;
+        return true;
+    }
+    return false;
+}
+
+void Outbox::state_not_saved(int64_t id, bool deactivate) noexcept {
+    Subscription *subscription = impl_->find(id);
+    if (subscription == nullptr)
+        return;
+    subscription->deactivate = subscription->deactivate || deactivate;
+    try {
+        impl_->note_state(subscription, false);
+    } catch (const std::bad_alloc &) {
+        // The next change saves it.
+    }
+}
+
+bool Outbox::add_suspect(const Uuid &uuid, int crashes) noexcept {
+    try {
+        impl_->suspects.emplace(uuid, crashes);
+        return true;
+    } catch (const std::bad_alloc &) {
+        return false;
+    }
+}
+
+size_t Outbox::result_count() const noexcept {
+    return impl_->results.size();
+}
+
+AttemptResult Outbox::result(size_t index) const noexcept {
+    const Item &item = *impl_->results[index];
+    return AttemptResult{item.uuid,
+                         item.subscription_id,
+                         item.outcome,
+                         item.attempts,
+                         item.status,
+                         slice(item.error),
+                         slice(item.response),
+                         item.response_truncated,
+                         item.elapsed,
+                         item.attempted_at,
+                         item.due};
+}
+
+void Outbox::recorded(size_t index) noexcept {
+    impl_->results[index]->is_recorded = true;
+}
+
+void Outbox::postpone(size_t index, WallMicros again) noexcept {
+    impl_->results[index]->postponed_until = again;
+}
+
+void Outbox::Impl::add_result(Item *item) {
+    size_t unrecorded = results.size() + postponed.size() + 1;
+    if (postponed.capacity() < unrecorded)
+        postponed.reserve(unrecorded * 2);
+    if (results.capacity() < unrecorded)
+        results.reserve(unrecorded * 2);
+    results.push_back(item);
+}
+
+// Never allocates: both lists have room for all.
+void Outbox::Impl::wake_postponed(WallMicros now) noexcept {
+    auto due = std::partition(postponed.begin(), postponed.end(),
+                              [now](const Item *item) { return item->postponed_until > now; });
+    for (auto place = due; place != postponed.end(); ++place) {
+        (*place)->postponed_until = 0;
+        results.push_back(*place);
+    }
+    postponed.erase(due, postponed.end());
+}
+
+void Outbox::settle_results() noexcept {
+    Impl &box = *impl_;
+    size_t kept = 0;
+    for (size_t i = 0; i < box.results.size(); i++) {
+        Item *item = box.results[i];
+        if (!item->is_recorded) {
+            if (item->postponed_until > 0)
+                box.postponed.push_back(item);
+            else
+                box.results[kept++] = item;
+            continue;
+        }
+        Subscription *subscription = item->subscription;
+        if (subscription != nullptr && item->outcome == Outcome::retry) {
+            // A clock that went back, or a countdown of nothing, would put it behind the reader.
+            if (item->due <= subscription->retry_due) {
+                subscription->retry_due = item->due - 1;
+                subscription->retry_uuid = Uuid{};
+            }
+            subscription->next_due = std::min(subscription->next_due, item->due);
+            try {
+                box.set_timer(subscription, std::max(subscription->next_due, subscription->paused_until));
+            } catch (const std::bad_alloc &) {
+                subscription->unread = true; // the next look at the subscription finds it
+            }
+        }
+        box.land(item);
+        box.forget(item);
+    }
+    box.results.resize(kept);
+}
+
+} // namespace whisperer::core

@@ -1,0 +1,211 @@
+// Inside of the outbox, shared by its three files: outbox.cpp (subscriptions, results), outbox_reading.cpp and
+// outbox_sending.cpp. Members may throw std::bad_alloc; the public functions in those files catch it.
+#pragma once
+
+#include "core/outbox.hpp"
+#include "core/request_builder.hpp"
+
+#include <deque>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+namespace whisperer::core {
+
+struct UuidHash {
+    size_t operator()(const Uuid &uuid) const noexcept {
+        uint64_t tail; // random in every version that is used
+        __builtin_memcpy(&tail, uuid.bytes + 8, sizeof(tail));
+        return static_cast<size_t>(tail);
+    }
+};
+
+enum class Standing : uint8_t { good, unknown, bad };
+constexpr size_t standings = 3;
+
+struct Subscription;
+
+// One delivery in memory, from its being read until its result is recorded.
+struct Item {
+    Uuid uuid;
+    Subscription *subscription; // null once the subscription is gone
+    int64_t subscription_id;
+    int attempts = 0; // made, with the one whose result this holds
+    std::string event_type;
+    std::string payload;
+    bool whole_body = false;
+    bool body_missing = false;
+    bool suspect = false;
+    int crashes = 0;
+    int flight_slot = -1;
+    WallMicros attempted_at = 0;
+
+    // The result.
+    Outcome outcome = Outcome::retry;
+    int status = 0;
+    std::string error;
+    std::string response;
+    bool response_truncated = false;
+    Micros elapsed = 0;
+    WallMicros due = 0;
+    bool is_recorded = false;
+    WallMicros postponed_until = 0;
+};
+
+struct Subscription {
+    // As the table has it.
+    int64_t id = 0;
+    int bucket = 0;
+    std::string url;
+    std::vector<std::string> header_lines;
+    std::vector<Slice> header_slices; // of header_lines
+    bool has_secret = false;
+    std::string secret;
+    std::string authorization;
+    Micros connect_timeout = 0;
+    Micros response_timeout = 0;
+    int max_attempts = 0;
+    int max_in_flight = 0;
+    Countdown countdown{};
+    std::vector<double> schedule; // what countdown points to
+    bool sendable = false;
+
+    // Reading. New rows: everything visible in `read_to`'s predecessor `read_from` has been read; of what became visible
+    // in `read_to`, everything up to (position_xid, position_uuid).
+    bool unread = true; // there may be rows that are not visible in read_from
+    std::shared_ptr<const Snapshot> read_from;
+    std::shared_ptr<const Snapshot> read_to; // null: no reading under way
+    Xid position_xid = 0;
+    Uuid position_uuid{};
+    // Retries: everything up to (retry_due, retry_uuid) has been read; next_due is when to look again.
+    WallMicros retry_due = INT64_MIN;
+    Uuid retry_uuid{};
+    WallMicros next_due = INT64_MIN;
+
+    // Sending.
+    std::deque<Item *> queue;
+    int in_flight = 0;
+    int window = 2;
+    Standing standing = Standing::unknown; // without regard to `stalled`
+    bool stalled = false;
+    Micros last_progress = 0;
+    int consecutive_failures = 0;
+    WallMicros paused_until = 0;
+    int last_status = 0;
+    std::string last_error;
+    bool state_changed = false;
+    bool state_urgent = false;
+    bool deactivate = false;
+    Micros state_given = INT64_MIN / 2;
+
+    // Membership in the lists below.
+    bool in_ready[standings] = {false, false, false};
+    bool in_hungry = false;
+    bool in_changed = false;
+    WallMicros timer = never; // its key in `timers`
+
+    Standing effective() const noexcept { return stalled ? Standing::bad : standing; }
+};
+
+// A planned reading of one subscription's new rows, and what came of it. Its ranges are consecutive reads.
+struct PlannedNew {
+    Subscription *subscription;
+    XidRange last;    // of its ranges
+    bool all_ranges;  // none is left for later
+    int limit;        // rows of all ranges together
+    int taken = 0;
+    bool cut = false; // rows were refused: the position stands at the last one taken
+};
+
+struct PlannedRetry {
+    Subscription *subscription;
+    int limit;
+    int rows = 0;
+    bool ended = false; // a row was met that is not due yet, or the queue is full
+    WallMicros due = 0; // the cursor reached
+    Uuid uuid{};
+    WallMicros next_due = never;
+};
+
+struct Outbox::Impl {
+    std::unique_ptr<HttpEngine> engine;
+    OutboxLimits limits{};
+    Random random{};
+    FlightRecorder recorder{};
+    std::string user_agent;
+    RequestBuilder builder;
+
+    std::unordered_map<int64_t, std::unique_ptr<Subscription>> subscriptions;
+    std::vector<std::vector<Subscription *>> buckets{static_cast<size_t>(bucket_count)};
+    std::unordered_map<Uuid, std::unique_ptr<Item>, UuidHash> items;
+    std::unordered_map<Uuid, int, UuidHash> suspects; // not yet seen again → crashes
+    std::deque<Item *> suspect_queue;
+    int suspects_in_flight = 0;
+
+    std::deque<Subscription *> ready[standings]; // have something to send, as far as is known
+    std::deque<Subscription *> hungry;           // may want to read
+    std::deque<Subscription *> changed;          // state to be saved
+    std::set<std::pair<WallMicros, Subscription *>> timers;
+    std::unordered_set<Subscription *> flying; // with requests in flight
+    int in_flight_by[standings] = {0, 0, 0};
+    size_t queued_bytes = 0;
+    Micros last_stall_check = INT64_MIN / 2;
+    Micros first_start = INT64_MIN;
+    WallMicros planned_at = 0;
+
+    std::shared_ptr<const Snapshot> now_snapshot;
+    std::vector<Subscription *> planning; // taken off `hungry` for the reads under way
+    std::vector<PlannedNew> planned_new;
+    std::vector<size_t> planned_by_read; // index into planned_new
+    std::vector<PlannedRetry> planned_retries;
+    std::vector<Item *> just_read;
+    std::vector<std::pair<Uuid, WallMicros>> adoptions_read; // of the reads under way
+    std::deque<std::pair<Uuid, WallMicros>> adoptions;
+    std::deque<Uuid> bodies_wanted;
+    std::unordered_set<Subscription *> recheck; // dirty while deliveries of theirs were unsent
+
+    std::vector<Item *> results;   // to be recorded
+    std::vector<Item *> postponed; // their rows were locked; has room for all results too
+
+    // outbox.cpp
+    Subscription *find(int64_t id) noexcept;
+    void detach(Subscription *subscription) noexcept; // from every list; its items lose it
+    void forget(Item *item) noexcept;
+    void land(Item *item) noexcept;
+    void drop_queue(Subscription *subscription) noexcept;
+    void reset_reading(Subscription *subscription) noexcept;
+    void note_state(Subscription *subscription, bool urgent);
+    void add_result(Item *item);
+    void wake_postponed(WallMicros now) noexcept;
+
+    // outbox_reading.cpp
+    int wanted_rows(const Subscription &subscription) const noexcept;
+    bool is_hungry(const Subscription &subscription, WallMicros now) const noexcept;
+    void make_hungry(Subscription *subscription);
+    void set_timer(Subscription *subscription, WallMicros when);
+    void arm(Subscription *subscription, WallMicros now);
+    void fire_timers(WallMicros now);
+    Item *make_item(Subscription *subscription, const DeliveryRow &row);
+    void begin_planning();
+    void finish_new(PlannedNew &plan);
+    void finish_retry(const PlannedRetry &read);
+    void undo_reads() noexcept;
+
+    // outbox_sending.cpp
+    void make_ready(Subscription *subscription);
+    bool may_send(const Subscription &subscription, WallMicros wall) const noexcept;
+    bool has_slot(Standing standing) const noexcept;
+    void set_standing(Subscription *subscription, Standing standing, bool stalled);
+    bool launch(Item *item, Micros now, WallMicros wall);
+    void start_suspect(Micros now, WallMicros wall);
+    bool start_one(Standing standing, Micros now, WallMicros wall);
+    void take_result(const HttpResult &http, Micros now, WallMicros wall);
+    void learn(Subscription *subscription, const Item &item, const HttpResult &http, double pause, Micros now,
+               WallMicros wall);
+    void find_stalled(Micros now);
+};
+
+} // namespace whisperer::core

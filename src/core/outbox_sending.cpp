@@ -1,0 +1,335 @@
+// Whose delivery is sent next, and what its attempt teaches.
+#include "core/outbox_impl.hpp"
+
+#include "core/retry_after.hpp"
+
+#include <algorithm>
+#include <new>
+
+namespace whisperer::core {
+
+namespace {
+
+// Requests in flight without any progress for this long: the receiver hangs.
+constexpr Micros stall_limit = 1000 * 1000;
+constexpr Micros stall_check_interval = 250 * 1000;
+// Crashes with a delivery alone in flight after which it is given up.
+constexpr int crash_limit = 3;
+// What was in flight at a crash waits this long after the start.
+constexpr Micros suspect_delay = 1000 * 1000;
+// Results that could not be recorded yet above which nothing new is sent: memory is bounded even if no row can be written.
+constexpr size_t unrecorded_limit = 4096;
+// Bytes of large bodies loaded at once while waiting to be sent.
+constexpr size_t bodies_at_once = 4;
+constexpr double micros_per_second = 1e6;
+
+} // namespace
+
+void Outbox::Impl::make_ready(Subscription *subscription) {
+    size_t list = static_cast<size_t>(subscription->effective());
+    if (!subscription->queue.empty() && !subscription->in_ready[list]) {
+        ready[list].push_back(subscription);
+        subscription->in_ready[list] = true;
+    }
+}
+
+bool Outbox::Impl::may_send(const Subscription &subscription, WallMicros wall) const noexcept {
+    return subscription.sendable && !subscription.queue.empty() && subscription.in_flight < subscription.window &&
+           subscription.paused_until <= wall;
+}
+
+bool Outbox::Impl::has_slot(Standing standing) const noexcept {
+    int total = static_cast<int>(engine->in_flight());
+    int max = limits.max_in_flight;
+    int bad = in_flight_by[static_cast<size_t>(Standing::bad)];
+    int unknown = in_flight_by[static_cast<size_t>(Standing::unknown)];
+    if (total >= max || results.size() + postponed.size() >= unrecorded_limit)
+        return false;
+    switch (standing) {
+    case Standing::good:
+        return true;
+    case Standing::unknown:
+        return bad + unknown < std::max(1, max * 3 / 4);
+    case Standing::bad:
+        return bad < std::max(1, max / 4);
+    }
+    return false;
+}
+
+void Outbox::Impl::set_standing(Subscription *subscription, Standing standing, bool stalled) {
+    Standing before = subscription->effective();
+    subscription->standing = standing;
+    subscription->stalled = stalled;
+    Standing after = subscription->effective();
+    if (before == after)
+        return;
+    in_flight_by[static_cast<size_t>(before)] -= subscription->in_flight;
+    in_flight_by[static_cast<size_t>(after)] += subscription->in_flight;
+    make_ready(subscription);
+}
+
+bool Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
+    Subscription *subscription = item->subscription;
+    RequestParts parts{};
+    parts.uuid = item->uuid;
+    parts.event_type = slice(item->event_type);
+    parts.payload = slice(item->payload);
+    parts.whole_body = item->whole_body;
+    parts.unix_seconds = wall / static_cast<WallMicros>(micros_per_second);
+    parts.user_agent = slice(user_agent);
+    parts.user_headers = subscription->header_slices.data();
+    parts.user_header_count = subscription->header_slices.size();
+    parts.has_secret = subscription->has_secret;
+    parts.secret = slice(subscription->secret);
+    parts.authorization = slice(subscription->authorization);
+    flying.insert(subscription); // before anything that cannot be undone
+    if (!builder.build(parts))
+        return false;
+
+    int slot = recorder.took_off(recorder.context, item->uuid, item->subscription_id, item->suspect, item->crashes);
+    HttpRequest request{};
+    request.tag = reinterpret_cast<uintptr_t>(item);
+    request.url = slice(subscription->url);
+    request.headers = builder.headers();
+    request.header_count = builder.header_count();
+    request.body = builder.body();
+    request.connect_timeout = subscription->connect_timeout;
+    request.response_timeout = subscription->response_timeout;
+    request.max_response_body = limits.max_response_body;
+    if (!engine->add(request, now)) {
+        recorder.landed(recorder.context, slot);
+        return false;
+    }
+    item->flight_slot = slot;
+    item->attempted_at = wall;
+    item->attempts++;
+    if (subscription->in_flight++ == 0)
+        subscription->last_progress = now;
+    in_flight_by[static_cast<size_t>(subscription->effective())]++;
+    queued_bytes -= item->payload.size();
+    item->payload = std::string();
+    return true;
+}
+
+// What was in flight at a crash goes one at a time, after the rest is under way, so that the next crash tells which it was.
+void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
+    if (suspect_queue.empty() || suspects_in_flight > 0 || now - first_start < suspect_delay ||
+        !has_slot(Standing::good))
+        return;
+    Item *item = suspect_queue.front();
+    Subscription *subscription = item->subscription;
+    if (item->crashes >= crash_limit) {
+        add_result(item);
+        suspect_queue.pop_front();
+        queued_bytes -= item->payload.size();
+        item->payload = std::string();
+        item->outcome = Outcome::failed;
+        item->error = "given up: the delivery worker crashed " + std::to_string(item->crashes) +
+                      " times while this delivery alone was in flight";
+        return;
+    }
+    if (!subscription->sendable || subscription->paused_until > wall || item->body_missing) {
+        if (item->body_missing && bodies_wanted.size() < bodies_at_once)
+            bodies_wanted.push_back(item->uuid);
+        if (suspect_queue.size() > 1) {
+            suspect_queue.push_back(item);
+            suspect_queue.pop_front();
+        }
+        return;
+    }
+    if (launch(item, now, wall)) {
+        suspect_queue.pop_front();
+        suspects_in_flight++;
+    }
+}
+
+// Starts one delivery of the next subscription in turn. False: none of this standing has one that may be sent now.
+bool Outbox::Impl::start_one(Standing standing, Micros now, WallMicros wall) {
+    size_t list = static_cast<size_t>(standing);
+    while (!ready[list].empty()) {
+        Subscription *subscription = ready[list].front();
+        ready[list].pop_front();
+        subscription->in_ready[list] = false;
+        if (subscription->effective() != standing) {
+            make_ready(subscription);
+            continue;
+        }
+        if (!may_send(*subscription, wall))
+            continue; // it comes back when a slot is freed, its pause ends, or something is read
+        Item *item = subscription->queue.front();
+        if (item->body_missing) {
+            if (std::find(bodies_wanted.begin(), bodies_wanted.end(), item->uuid) == bodies_wanted.end())
+                bodies_wanted.push_back(item->uuid); // give_body() makes it ready again
+            continue;
+        }
+        bool launched = launch(item, now, wall);
+        if (launched)
+            subscription->queue.pop_front();
+        make_ready(subscription);
+        if (subscription->unread || subscription->next_due <= wall)
+            make_hungry(subscription);
+        return launched;
+    }
+    return false;
+}
+
+void Outbox::start(Micros now, WallMicros wall) noexcept {
+    Impl &box = *impl_;
+    if (box.first_start == INT64_MIN)
+        box.first_start = now;
+    try {
+        box.fire_timers(wall);
+        for (Standing standing : {Standing::good, Standing::unknown, Standing::bad})
+            while (box.has_slot(standing) && box.start_one(standing, now, wall)) {
+            }
+        box.start_suspect(now, wall);
+    } catch (const std::bad_alloc &) {
+        // What was not started is still queued.
+    }
+}
+
+bool Outbox::wanted_body(Uuid *uuid) noexcept {
+    Impl &box = *impl_;
+    if (box.bodies_wanted.empty())
+        return false;
+    *uuid = box.bodies_wanted.front();
+    box.bodies_wanted.pop_front();
+    return true;
+}
+
+void Outbox::give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcept {
+    Impl &box = *impl_;
+    auto place = box.items.find(uuid);
+    if (place == box.items.end() || place->second->subscription == nullptr || !place->second->body_missing)
+        return;
+    Item *item = place->second.get();
+    try {
+        item->payload.assign(payload.view());
+        item->whole_body = whole_body;
+        item->body_missing = false;
+        box.queued_bytes += item->payload.size();
+        box.make_ready(item->subscription);
+    } catch (const std::bad_alloc &) {
+        // Still missing: it is asked for again.
+    }
+}
+
+void Outbox::body_gone(const Uuid &uuid) noexcept {
+    drop_unsent(uuid);
+}
+
+void Outbox::Impl::learn(Subscription *subscription, const Item &item, const HttpResult &http, double pause, Micros now,
+                         WallMicros wall) {
+    subscription->last_progress = now;
+    bool delivered = item.outcome == Outcome::delivered;
+    int limit = std::min(limits.max_in_flight_per_subscription, subscription->max_in_flight);
+    bool changed = http.status != subscription->last_status || !delivered || subscription->consecutive_failures > 0;
+    if (delivered) {
+        subscription->window = std::min(limit, subscription->window * 2);
+        subscription->consecutive_failures = 0;
+        subscription->last_error.clear();
+    } else {
+        subscription->window = std::max(1, subscription->window / 2);
+        subscription->consecutive_failures++;
+        subscription->last_error = item.error;
+    }
+    subscription->last_status = http.status;
+    if (pause > 0)
+        subscription->paused_until =
+            std::max(subscription->paused_until, wall + static_cast<WallMicros>(pause * micros_per_second));
+    if (item.outcome == Outcome::gone) {
+        subscription->deactivate = true;
+        subscription->sendable = false;
+        drop_queue(subscription);
+        reset_reading(subscription);
+    }
+    set_standing(subscription, delivered ? Standing::good : Standing::bad, false);
+    if (changed)
+        note_state(subscription, pause > 0 || item.outcome == Outcome::gone);
+    arm(subscription, wall);
+    make_ready(subscription);
+    make_hungry(subscription);
+}
+
+void Outbox::Impl::take_result(const HttpResult &http, Micros now, WallMicros wall) {
+    Item *item = reinterpret_cast<Item *>(static_cast<uintptr_t>(http.tag));
+    Subscription *subscription = item->subscription;
+    Attempt attempt{};
+    attempt.failure = http.failure;
+    attempt.status = http.status;
+    attempt.attempts = item->attempts;
+    attempt.retry_after = parse_retry_after(http.retry_after, wall / static_cast<WallMicros>(micros_per_second));
+    const Countdown &countdown = subscription == nullptr ? default_countdown() : subscription->countdown;
+    attempt.max_attempts = subscription == nullptr ? item->attempts : subscription->max_attempts;
+    attempt.countdown_seconds = countdown_seconds(countdown, item->attempts, random);
+    Verdict verdict = judge_attempt(attempt);
+
+    add_result(item); // before anything that could not be done twice
+    item->outcome = verdict.outcome;
+    item->status = http.status;
+    item->error.assign(http.error.view());
+    if (item->error.empty() && verdict.outcome != Outcome::delivered)
+        item->error = "the receiver answered with status " + std::to_string(http.status);
+    item->response.assign(http.body.view());
+    item->response_truncated = http.body_truncated;
+    item->elapsed = http.elapsed;
+    item->due = wall + static_cast<WallMicros>(verdict.wait_seconds * micros_per_second);
+    if (item->suspect)
+        suspects_in_flight--;
+    if (subscription == nullptr)
+        return;
+    in_flight_by[static_cast<size_t>(subscription->effective())]--;
+    if (--subscription->in_flight == 0)
+        flying.erase(subscription);
+    learn(subscription, *item, http, verdict.pause_seconds, now, wall);
+}
+
+void Outbox::Impl::find_stalled(Micros now) {
+    if (now - last_stall_check < stall_check_interval)
+        return;
+    last_stall_check = now;
+    for (Subscription *subscription : flying)
+        if (subscription->in_flight > 0 && now - subscription->last_progress > stall_limit)
+            set_standing(subscription, subscription->standing, true);
+}
+
+void Outbox::step(Micros now, WallMicros wall) noexcept {
+    Impl &box = *impl_;
+    box.engine->step(now);
+    box.wake_postponed(wall);
+    try {
+        while (const HttpResult *http = box.engine->peek_done()) {
+            box.take_result(*http, now, wall);
+            box.engine->pop_done();
+        }
+        box.find_stalled(now);
+    } catch (const std::bad_alloc &) {
+        // The result stays in the engine until there is memory.
+    }
+}
+
+size_t Outbox::in_flight() const noexcept {
+    return impl_->engine->in_flight();
+}
+
+int Outbox::timeout_ms(Micros now, WallMicros wall) noexcept {
+    Impl &box = *impl_;
+    if (!box.bodies_wanted.empty())
+        return 0;
+    int64_t wait = box.engine->timeout_ms(now);
+    if (!box.timers.empty()) {
+        int64_t until = std::max<int64_t>(0, (box.timers.begin()->first - wall + 999) / 1000);
+        wait = wait < 0 ? until : std::min(wait, until);
+    }
+    for (const Item *item : box.postponed) {
+        int64_t until = std::max<int64_t>(0, (item->postponed_until - wall + 999) / 1000);
+        wait = wait < 0 ? until : std::min(wait, until);
+    }
+    if (!box.suspect_queue.empty() && box.suspects_in_flight == 0)
+        wait = wait < 0 ? 250 : std::min<int64_t>(wait, 250);
+    if (box.engine->in_flight() > 0)
+        wait = wait < 0 ? 250 : std::min<int64_t>(wait, 250);
+    return static_cast<int>(std::min<int64_t>(wait, INT32_MAX));
+}
+
+} // namespace whisperer::core
