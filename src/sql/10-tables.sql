@@ -40,6 +40,8 @@ CREATE TABLE whisperer.subscription (
     retry_countdown_config jsonb,
     additional_headers jsonb NOT NULL DEFAULT '{}',
     config jsonb NOT NULL DEFAULT '{}',           -- without auth, which is in subscription_secret
+    has_secret boolean NOT NULL DEFAULT false,    -- these two say what subscription_secret holds, for those who may
+    auth_type text,                               -- not read that table
     is_active boolean NOT NULL DEFAULT true,
     inactive_reason text,
     ended_date timestamptz,                       -- set by unsubscribe
@@ -48,7 +50,7 @@ CREATE TABLE whisperer.subscription (
     change_xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id() -- of the last change: workers reload by it
 );
 ALTER SEQUENCE whisperer.subscription_id_seq OWNED BY whisperer.subscription.id;
-CREATE UNIQUE INDEX subscription_unique ON whisperer.subscription (owner_oid, target_url, event_type)
+CREATE UNIQUE INDEX subscription_unique ON whisperer.subscription (owner_system, owner_oid, target_url, event_type)
     WHERE ended_date IS NULL;
 CREATE INDEX subscription_by_event_type ON whisperer.subscription (event_type) WHERE ended_date IS NULL AND is_active;
 CREATE INDEX subscription_by_change ON whisperer.subscription (change_xid);
@@ -106,9 +108,13 @@ CREATE TABLE whisperer.delivery (
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX delivery_new ON whisperer.delivery (subscription_id, xid, uuid) WHERE due IS NULL;
 CREATE INDEX delivery_retry ON whisperer.delivery (subscription_id, due, uuid) WHERE due IS NOT NULL;
+CREATE INDEX delivery_by_subscription ON whisperer.delivery (subscription_id, created_date);
 CREATE INDEX delivery_by_created ON whisperer.delivery (created_date);
 CREATE INDEX delivery_by_modified ON whisperer.delivery (modified_date);
 CREATE INDEX delivery_by_event ON whisperer.delivery (event_uuid) WHERE event_uuid IS NOT NULL;
+-- Without statistics the planner takes every subscription for a rare one and always goes by the indexes above. With them it walks
+-- an index by time past everything else, for a subscription that has a few per cent of the rows, all of them long ago.
+ALTER TABLE whisperer.delivery ALTER COLUMN subscription_id SET STATISTICS 0;
 
 -- Settled deliveries, one row each; a revival takes the row back out.
 CREATE TABLE whisperer.history (
@@ -131,10 +137,18 @@ CREATE TABLE whisperer.history (
     modified_date timestamptz NOT NULL -- the settlement
 );
 CREATE INDEX history_by_subscription ON whisperer.history (subscription_id, modified_date);
+CREATE INDEX history_by_subscription_created ON whisperer.history (subscription_id, created_date);
 CREATE INDEX history_by_created ON whisperer.history (created_date);
 CREATE INDEX history_by_modified ON whisperer.history (modified_date);
-CREATE INDEX history_failed ON whisperer.history (modified_date) WHERE state = 'failed';
+-- What failed or was cancelled is rare and looked for by name; only such rows pay for these.
+CREATE INDEX history_unsent_by_created ON whisperer.history (state, created_date) WHERE state <> 'delivered';
+CREATE INDEX history_unsent_by_modified ON whisperer.history (state, modified_date) WHERE state <> 'delivered';
+CREATE INDEX history_unsent_by_subscription_created ON whisperer.history (subscription_id, state, created_date)
+    WHERE state <> 'delivered';
+CREATE INDEX history_unsent_by_subscription ON whisperer.history (subscription_id, state, modified_date)
+    WHERE state <> 'delivered';
 CREATE INDEX history_by_event ON whisperer.history (event_uuid) WHERE event_uuid IS NOT NULL;
+ALTER TABLE whisperer.history ALTER COLUMN subscription_id SET STATISTICS 0; -- as above
 
 -- Counters as last saved; shared memory has the current ones. At most one row.
 CREATE TABLE whisperer.statistics_total (

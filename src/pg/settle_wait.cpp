@@ -1,0 +1,183 @@
+#include "pg/prelude.hpp"
+
+#include "pg/access.hpp"
+#include "pg/compat.hpp"
+#include "pg/errors.hpp"
+#include "pg/find_delivery.hpp"
+#include "pg/internal_sql.hpp"
+#include "pg/roster.hpp"
+#include "pg/settle_wait.hpp"
+#include "pg/wake.hpp"
+
+extern "C" {
+#include "catalog/pg_type.h"
+#include "storage/latch.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+}
+
+namespace whisperer::pg {
+
+namespace {
+
+// A broadcast that was missed (the worker died between its commit and the broadcast) costs this much at most.
+constexpr long recheck_ms = 1000;
+
+Statement snapshot_now = {"SELECT pg_catalog.pg_current_snapshot()", 0, {}, nullptr};
+
+// $1: the snapshot of the call; $2: subscriptions managed, or null for all. For each subscription the retry
+// that is due last, or else the newest first attempt: both at the far ends of their indexes, where the rows
+// already finished are not.
+Statement find_witness = {
+    "SELECT d.uuid FROM whisperer.subscription s CROSS JOIN LATERAL ("
+    "(SELECT r.uuid FROM whisperer.delivery r WHERE r.subscription_id = s.id AND r.due IS NOT NULL"
+    " AND pg_catalog.pg_visible_in_snapshot(r.xid, $1) ORDER BY r.due DESC LIMIT 1)"
+    " UNION ALL "
+    "(SELECT n.uuid FROM whisperer.delivery n WHERE n.subscription_id = s.id AND n.due IS NULL"
+    " AND n.xid OPERATOR(pg_catalog.<) pg_catalog.pg_snapshot_xmax($1)"
+    " AND pg_catalog.pg_visible_in_snapshot(n.xid, $1) ORDER BY n.xid DESC, n.uuid DESC LIMIT 1)"
+    ") d WHERE $2 IS NULL OR s.id = ANY ($2) LIMIT 1",
+    2,
+    {PG_SNAPSHOTOID, INT8ARRAYOID},
+    nullptr};
+
+Statement see_witness = {"SELECT 1 FROM whisperer.delivery"
+                         " WHERE uuid = $2 AND pg_catalog.pg_visible_in_snapshot(xid, $1)",
+                         2,
+                         {PG_SNAPSHOTOID, UUIDOID},
+                         nullptr};
+
+struct Wait {
+    Datum at_call;      // pg_snapshot
+    ArrayType *managed; // null: all
+    bool has_witness;
+    pg_uuid_t witness;
+};
+
+// GetLatestSnapshot() may be reused by the next caller: registered while in use.
+uint64 look(Statement *statement, Datum *arguments, const char *nulls) {
+    Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+    uint64 rows = internal_execute_snapshot(statement, arguments, nulls, snapshot);
+    UnregisterSnapshot(snapshot);
+    return rows;
+}
+
+void wait_start(Wait *wait, Oid caller) {
+    MemoryContext keep = CurrentMemoryContext;
+    InternalSql sql;
+    internal_begin(&sql);
+    look(&snapshot_now, nullptr, nullptr);
+    bool is_null;
+    Datum at_call = spi_value(0, 1, &is_null);
+    ArrayType *managed = managed_subscriptions(caller);
+    MemoryContext spi = MemoryContextSwitchTo(keep);
+    wait->at_call = datumCopy(at_call, false, -1);
+    wait->managed = managed == nullptr ? nullptr : DatumGetArrayTypePCopy(PointerGetDatum(managed));
+    MemoryContextSwitchTo(spi);
+    internal_end(&sql);
+    wait->has_witness = false;
+}
+
+bool witness_waits(Wait *wait) {
+    if (!wait->has_witness)
+        return false;
+    Datum arguments[2] = {wait->at_call, UUIDPGetDatum(&wait->witness)};
+    return look(&see_witness, arguments, nullptr) > 0;
+}
+
+bool all_settled(Wait *wait) {
+    InternalSql sql;
+    internal_begin(&sql);
+    if (!witness_waits(wait)) {
+        Datum arguments[2] = {wait->at_call, PointerGetDatum(wait->managed)};
+        wait->has_witness = look(&find_witness, arguments, wait->managed == nullptr ? " n" : nullptr) > 0;
+        if (wait->has_witness) {
+            bool is_null;
+            wait->witness = *DatumGetUUIDP(spi_value(0, 1, &is_null));
+        }
+    }
+    internal_end(&sql);
+    return !wait->has_witness;
+}
+
+long milliseconds_left(TimestampTz deadline) {
+    return deadline == DT_NOEND ? recheck_ms
+                                : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+}
+
+// Where there is no condition variable to wait on, because the database has no place in shared memory.
+void wait_without_slot(long timeout_ms) {
+    static uint32 wait_event = 0;
+    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms,
+                    compat_wait_event(&wait_event, "WhispererSettled"));
+    ResetLatch(MyLatch);
+    CHECK_FOR_INTERRUPTS();
+}
+
+// The deadline of a timeout from now; a hundred thousand years are taken for ever, since adding them might
+// overflow.
+TimestampTz deadline_after(Interval *timeout) {
+    Interval for_ever = {0, 0, 12 * 100000};
+    if (DatumGetInt32(
+            DirectFunctionCall2(interval_cmp, IntervalPGetDatum(timeout), IntervalPGetDatum(&for_ever))) > 0)
+        return DT_NOEND;
+    return DatumGetTimestampTz(DirectFunctionCall2(
+        timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), IntervalPGetDatum(timeout)));
+}
+
+void check_timeout(Interval *timeout) {
+    Interval zero = {0, 0, 0};
+    if (DatumGetInt32(
+            DirectFunctionCall2(interval_cmp, IntervalPGetDatum(timeout), IntervalPGetDatum(&zero))) >= 0)
+        return;
+    ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+            errmsg("timeout must not be negative: %s",
+                   DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(timeout)))),
+            errhint("Give an interval such as '10 s'; 0 looks once and does not wait."));
+}
+
+} // namespace
+
+bool wait_until_settled(Oid caller, TimestampTz deadline) {
+    Wait wait;
+    wait_start(&wait, caller);
+    bool settled;
+    for (;;) {
+        // Before the look: what settles after it is then a broadcast that the wait sees.
+        bool signalled = roster_settled_prepare();
+        settled = all_settled(&wait);
+        long left = milliseconds_left(deadline);
+        if (settled || left <= 0)
+            break;
+        if (signalled)
+            (void)roster_settled_wait(Min(left, recheck_ms));
+        else
+            wait_without_slot(Min(left, recheck_ms));
+    }
+    roster_settled_cancel();
+    return settled;
+}
+
+} // namespace whisperer::pg
+
+using namespace whisperer::pg;
+
+// whisperer.wait_until_settled(timeout interval)
+WHISPERER_SQL_FUNCTION(whisperer_wait_until_settled) {
+    Oid caller = GetUserId();
+    if (PG_ARGISNULL(0))
+        raise_null_argument("timeout", "Give an interval such as '10 s'.");
+    Interval *timeout = PG_GETARG_INTERVAL_P(0);
+    check_timeout(timeout);
+    access_check(caller, Access::deliver, nullptr);
+    PreventCommandDuringRecovery("whisperer.wait_until_settled()"); // nothing is sent from a standby
+    if (wake_has_uncommitted_deliveries())
+        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                errmsg("this transaction holds deliveries that are not committed"),
+                errdetail("They are sent only after the commit, for which they would wait in vain."),
+                errhint("Commit first, then call whisperer.wait_until_settled()."));
+    PG_RETURN_BOOL(wait_until_settled(caller, deadline_after(timeout)));
+}
