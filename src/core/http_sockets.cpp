@@ -1,0 +1,107 @@
+#include "core/http_sockets.hpp"
+
+#include <cerrno>
+#include <new>
+#include <stdexcept>
+#include <sys/socket.h>
+#include <unistd.h>
+
+namespace whisperer::core {
+
+SocketSet::SocketSet(int wake_fd) : epoll_(epoll_create1(EPOLL_CLOEXEC)), wake_fd_(wake_fd) {
+    if (epoll_ < 0)
+        throw std::runtime_error("epoll_create1 failed");
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.fd = wake_fd;
+    if (epoll_ctl(epoll_, EPOLL_CTL_ADD, wake_fd, &event) != 0) {
+        close(epoll_);
+        throw std::runtime_error("epoll_ctl failed");
+    }
+}
+
+SocketSet::~SocketSet() {
+    close(epoll_);
+}
+
+bool SocketSet::opened(int fd, void *owner) noexcept {
+    const auto index = static_cast<size_t>(fd);
+    try {
+        if (index >= slots_.size())
+            slots_.resize(index + 64);
+    } catch (const std::bad_alloc &) {
+        return false;
+    }
+    slots_[index] = Slot();
+    slots_[index].owner = owner;
+    return true;
+}
+
+void SocketSet::closed(int fd) noexcept {
+    // Closing takes it out of the epoll set.
+    if (static_cast<size_t>(fd) < slots_.size())
+        slots_[static_cast<size_t>(fd)] = Slot();
+}
+
+void SocketSet::apply(int fd) noexcept {
+    Slot &slot = slots_[static_cast<size_t>(fd)];
+    epoll_event event{};
+    event.events = slot.wanted;
+    event.data.fd = fd;
+    if (slot.wanted == 0) {
+        if (slot.registered != 0)
+            epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, &event); // can fail only when it is not there
+        slot.registered = 0;
+        return;
+    }
+    const int operation = slot.registered == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+    if (epoll_ctl(epoll_, operation, fd, &event) == 0)
+        slot.registered = slot.wanted;
+    else
+        troubled_ = true;
+}
+
+void SocketSet::want(int fd, uint32_t events) noexcept {
+    if (static_cast<size_t>(fd) >= slots_.size() || slots_[static_cast<size_t>(fd)].owner == nullptr)
+        return; // every socket is made through opened()
+    Slot &slot = slots_[static_cast<size_t>(fd)];
+    slot.wanted = events;
+    if (events != 0 && events != slot.registered)
+        apply(fd);
+}
+
+size_t SocketSet::wait(std::array<Ready, batch> &ready, bool *full) noexcept {
+    if (troubled_) {
+        troubled_ = false;
+        for (size_t fd = 0; fd < slots_.size(); fd++)
+            if (slots_[fd].wanted != slots_[fd].registered && slots_[fd].wanted != 0)
+                apply(static_cast<int>(fd));
+    }
+    // The only errors are EINTR and programming errors; after the former the next step() sees it.
+    const int count = epoll_wait(epoll_, events_.data(), batch, 0);
+    *full = count == batch;
+    size_t filled = 0;
+    for (int i = 0; i < count; i++) {
+        const int fd = events_[static_cast<size_t>(i)].data.fd;
+        const uint32_t events = events_[static_cast<size_t>(i)].events;
+        if (fd == wake_fd_) {
+            ready[filled++] = {fd, nullptr, events};
+            continue;
+        }
+        if (slots_[static_cast<size_t>(fd)].wanted == 0) {
+            apply(fd); // an idle connection was closed from the other side; libcurl finds out when it looks
+                       // at it
+            continue;
+        }
+        ready[filled++] = {fd, slots_[static_cast<size_t>(fd)].owner, events};
+    }
+    return filled;
+}
+
+void SocketSet::shut_down_idle(const void *owner) noexcept {
+    for (size_t fd = 0; fd < slots_.size(); fd++)
+        if (slots_[fd].owner == owner && slots_[fd].wanted == 0)
+            shutdown(static_cast<int>(fd), SHUT_RDWR); // ENOTCONN: closed from the other side already
+}
+
+} // namespace whisperer::core

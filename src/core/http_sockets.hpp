@@ -1,0 +1,70 @@
+// The epoll descriptor behind HttpEngine::wait_fd(), and what is known of each socket in it.
+#pragma once
+
+#include "core/no_postgres.hpp"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <sys/epoll.h>
+#include <vector>
+
+namespace whisperer::core {
+
+class SocketSet {
+  public:
+    static constexpr int batch = 256; // sockets reported by one wait()
+
+    struct Ready {
+        int fd;
+        void *owner; // null: the wake-up descriptor
+        uint32_t events;
+    };
+
+    // Throws std::runtime_error when there is no descriptor to be had. `wake_fd` stays the caller's.
+    explicit SocketSet(int wake_fd);
+    ~SocketSet();
+    SocketSet(const SocketSet &) = delete;
+    SocketSet &operator=(const SocketSet &) = delete;
+
+    int fd() const noexcept { return epoll_; }
+
+    // A socket was made for an owner. False: out of memory. Must be told before want().
+    bool opened(int fd, void *owner) noexcept;
+
+    // A socket is about to be closed.
+    void closed(int fd) noexcept;
+
+    // Its owner waits for these epoll events; 0: for nothing at present. A socket with nothing to wait for
+    // stays registered until it reports something: a kept-alive connection is mostly used again before it
+    // does, which saves two system calls per request.
+    void want(int fd, uint32_t events) noexcept;
+
+    // Fills ready[0..batch) with what is ready now and returns how many entries were filled. Never blocks.
+    // `full` tells whether there may be more.
+    size_t wait(std::array<Ready, batch> &ready, bool *full) noexcept;
+
+    // Ends the connections of an owner for which nobody waits. The sockets stay open until their owner closes
+    // them.
+    void shut_down_idle(const void *owner) noexcept;
+
+    // True when the kernel refused a registration (out of memory, too many watches); wait() tries again.
+    bool troubled() const noexcept { return troubled_; }
+
+  private:
+    struct Slot {
+        void *owner = nullptr; // null: not one of ours
+        uint32_t wanted = 0;
+        uint32_t registered = 0; // 0: not in the epoll set
+    };
+
+    void apply(int fd) noexcept;
+
+    int epoll_;
+    int wake_fd_;
+    bool troubled_ = false;
+    std::vector<Slot> slots_; // by descriptor
+    std::array<epoll_event, batch> events_;
+};
+
+} // namespace whisperer::core
