@@ -120,9 +120,9 @@ bool check_retention(char **value, void **extra, GucSource) {
         return false;
     }
     // Further back than any timestamp goes there is nothing to remove; later arithmetic must not overflow.
-    constexpr int64 longest = INT64CONST(10000) * 360 * USECS_PER_DAY;
+    constexpr int64 longest = INT64CONST(5000) * 360 * USECS_PER_DAY;
     if (parsed > longest) {
-        GUC_check_errdetail("It must not be longer than 10000 years.");
+        GUC_check_errdetail("It must not be longer than 5000 years.");
         GUC_check_errhint("Use 0 to keep everything.");
         return false;
     }
