@@ -5,6 +5,9 @@
 
 extern "C" {
 #include "catalog/pg_database.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_proc.h"
+#include "parser/parse_type.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
@@ -12,6 +15,12 @@ extern "C" {
 #include "utils/resowner.h"
 #include "utils/wait_event.h"
 }
+
+#if PG_VERSION_NUM >= 160000
+extern "C" {
+#include "nodes/miscnodes.h"
+}
+#endif
 
 #if PG_VERSION_NUM >= 180000
 // 18 moved wait event sets out of latch.h.
@@ -33,6 +42,37 @@ inline bool compat_owns_database(Oid database, Oid role) {
 #else
     return pg_database_ownercheck(database, role);
 #endif
+}
+
+// 16 replaced the pg_…_aclcheck functions by one that takes the catalog.
+inline bool compat_may_execute(Oid function, Oid role) {
+#if PG_VERSION_NUM >= 160000
+    return object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE) == ACLCHECK_OK;
+#else
+    return pg_proc_aclcheck(function, role, ACL_EXECUTE) == ACLCHECK_OK;
+#endif
+}
+
+inline bool compat_may_use_schema(Oid schema, Oid role) {
+#if PG_VERSION_NUM >= 160000
+    return object_aclcheck(NamespaceRelationId, schema, role, ACL_USAGE) == ACLCHECK_OK;
+#else
+    return pg_namespace_aclcheck(schema, role, ACL_USAGE) == ACLCHECK_OK;
+#endif
+}
+
+// The type of that name, InvalidOid if there is none; raises when the text cannot be a type's name. 16 made that softer,
+// with a further argument.
+inline Oid compat_parse_type(const char *text) {
+    Oid type = InvalidOid;
+    int32 modifier;
+#if PG_VERSION_NUM >= 160000
+    ErrorSaveContext unknown = {T_ErrorSaveContext, false, false, nullptr};
+    (void)parseTypeString(text, &type, &modifier, (Node *)&unknown);
+#else
+    parseTypeString(text, &type, &modifier, true);
+#endif
+    return type;
 }
 
 // Memory for the `extra` of a setting's check hook. 16 made the settings' own allocator public and frees with

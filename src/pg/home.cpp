@@ -1,0 +1,165 @@
+#include "pg/prelude.hpp"
+
+#include "pg/access.hpp"
+#include "pg/home.hpp"
+#include "pg/internal_sql.hpp"
+#include "pg/wake.hpp"
+
+extern "C" {
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+}
+
+namespace whisperer::pg {
+
+namespace {
+
+// Numbers of another cluster mean nothing here: the role of that name becomes the owner. Where there is none
+// the owner is gone, for good: a role that gets the name later must not inherit.
+void adopt_owners(int64 system) {
+    static Statement subscriptions = {
+        "UPDATE whisperer.subscription s SET owner_oid = r.oid, owner_system = $1 FROM pg_catalog.pg_roles r"
+        " WHERE s.owner_system <> $1 AND NOT s.owner_dropped AND r.rolname = s.owner_name",
+        1,
+        {INT8OID},
+        nullptr};
+    static Statement lost_subscriptions = {"UPDATE whisperer.subscription SET owner_dropped = true WHERE "
+                                           "owner_system <> $1 AND NOT owner_dropped",
+                                           1,
+                                           {INT8OID},
+                                           nullptr};
+    static Statement event_types = {"UPDATE whisperer.event_type_entry e SET owner_oid = r.oid, owner_system "
+                                    "= $1 FROM pg_catalog.pg_roles r"
+                                    " WHERE e.owner_system <> $1 AND r.rolname = e.owner_name",
+                                    1,
+                                    {INT8OID},
+                                    nullptr};
+    // Number 0 is nobody's.
+    static Statement lost_event_types = {
+        "UPDATE whisperer.event_type_entry SET owner_oid = 0, owner_system = $1 WHERE owner_system <> $1",
+        1,
+        {INT8OID},
+        nullptr};
+    Datum arguments[] = {Int64GetDatum(system)};
+    internal_execute(&subscriptions, arguments);
+    internal_execute(&lost_subscriptions, arguments);
+    internal_execute(&event_types, arguments);
+    internal_execute(&lost_event_types, arguments);
+}
+
+// Transaction numbers of another cluster mean nothing here either.
+void restamp_transactions() {
+    static Statement subscriptions = {
+        "UPDATE whisperer.subscription SET change_xid = pg_catalog.pg_current_xact_id()", 0, {}, nullptr};
+    static Statement deliveries = {
+        "UPDATE whisperer.delivery SET xid = pg_catalog.pg_current_xact_id()", 0, {}, nullptr};
+    internal_execute(&subscriptions, nullptr);
+    internal_execute(&deliveries, nullptr);
+}
+
+void move_home(int64 system) {
+    static Statement forget = {"DELETE FROM whisperer.home", 0, {}, nullptr};
+    static Statement stamp = {"INSERT INTO whisperer.home VALUES ($1, $2)", 2, {INT8OID, OIDOID}, nullptr};
+    Datum arguments[] = {Int64GetDatum(system), ObjectIdGetDatum(MyDatabaseId)};
+    internal_execute(&forget, nullptr);
+    internal_execute(&stamp, arguments);
+}
+
+} // namespace
+
+int64 home_system() {
+    return (int64)GetSystemIdentifier();
+}
+
+void home_stamp() {
+    // Two first registrations at once leave two equal rows, which do no harm.
+    static Statement stamp = {
+        "INSERT INTO whisperer.home SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM whisperer.home)",
+        2,
+        {INT8OID, OIDOID},
+        nullptr};
+    Datum arguments[] = {Int64GetDatum(home_system()), ObjectIdGetDatum(MyDatabaseId)};
+    internal_execute(&stamp, arguments);
+}
+
+bool home_is_copy() {
+    static Statement foreign = {
+        "SELECT 1 FROM whisperer.home WHERE system_identifier <> $1 OR database_oid <> $2 LIMIT 1",
+        2,
+        {INT8OID, OIDOID},
+        nullptr};
+    Datum arguments[] = {Int64GetDatum(home_system()), ObjectIdGetDatum(MyDatabaseId)};
+    return internal_execute(&foreign, arguments) > 0;
+}
+
+uint64 home_refresh_owners() {
+    static Statement renamed = {
+        "UPDATE whisperer.subscription s SET owner_name = r.rolname FROM pg_catalog.pg_roles r"
+        " WHERE s.owner_system = $1 AND NOT s.owner_dropped AND r.oid = s.owner_oid AND s.owner_name <> "
+        "r.rolname",
+        1,
+        {INT8OID},
+        nullptr};
+    static Statement dropped = {
+        "UPDATE whisperer.subscription s SET owner_dropped = true, change_xid = "
+        "pg_catalog.pg_current_xact_id()"
+        " WHERE s.owner_system = $1 AND NOT s.owner_dropped"
+        " AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = s.owner_oid)",
+        1,
+        {INT8OID},
+        nullptr};
+    static Statement renamed_types = {
+        "UPDATE whisperer.event_type_entry e SET owner_name = r.rolname FROM pg_catalog.pg_roles r"
+        " WHERE e.owner_system = $1 AND r.oid = e.owner_oid AND e.owner_name <> r.rolname",
+        1,
+        {INT8OID},
+        nullptr};
+    static Statement dropped_types = {
+        "UPDATE whisperer.event_type_entry e SET owner_oid = 0 WHERE e.owner_system = $1 AND e.owner_oid <> 0"
+        " AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = e.owner_oid)",
+        1,
+        {INT8OID},
+        nullptr};
+    Datum arguments[] = {Int64GetDatum(home_system())};
+    internal_execute(&renamed, arguments);
+    internal_execute(&renamed_types, arguments);
+    internal_execute(&dropped_types, arguments);
+    return internal_execute(&dropped, arguments);
+}
+
+} // namespace whisperer::pg
+
+using namespace whisperer::pg;
+
+// whisperer.resume(): this copy is a production of its own from now on.
+WHISPERER_SQL_FUNCTION(whisperer_resume) {
+    (void)fcinfo;
+    Oid caller = GetUserId();
+    access_check(caller, Access::admin, nullptr);
+    InternalSql internal;
+    internal_begin(&internal);
+    adopt_owners(home_system());
+    home_refresh_owners();
+    restamp_transactions();
+    move_home(home_system());
+    internal_end(&internal);
+    wake_all();
+    PG_RETURN_VOID();
+}
+
+// whisperer.owner_name(owner_oid, owner_name, owner_system), for the views: what the role is called now, or
+// was.
+WHISPERER_SQL_FUNCTION(whisperer_owner_name) {
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(2))
+        PG_RETURN_NULL();
+    Oid owner = PG_GETARG_OID(0);
+    if (PG_GETARG_INT64(2) == home_system()) {
+        char *name = GetUserNameFromId(owner, true);
+        if (name != nullptr)
+            PG_RETURN_TEXT_P(cstring_to_text(name));
+    }
+    if (PG_ARGISNULL(1))
+        PG_RETURN_NULL();
+    PG_RETURN_DATUM(PG_GETARG_DATUM(1));
+}
