@@ -17,6 +17,13 @@ template <size_t size> void copy(char (&to)[size], std::string_view from) {
     to[len] = '\0';
 }
 
+bool is_not_ascii(char byte) {
+    return static_cast<uint8_t>(byte) >= 0x80;
+}
+bool is_continuation(char byte) {
+    return (static_cast<uint8_t>(byte) & 0xC0) == 0x80;
+}
+
 } // namespace
 
 void set_field_error(FieldError *error, std::string_view field, std::string_view message,
@@ -38,28 +45,38 @@ FixedText &FixedText::add(std::string_view text) noexcept {
 }
 
 FixedText &FixedText::quote(std::string_view text, size_t max_bytes) noexcept {
-    size_t shown = utf8_cut(text, max_bytes);
+    bool valid = valid_utf8({text.data(), text.size()});
+    size_t shown = valid ? utf8_cut(text, max_bytes) : text.size() < max_bytes ? text.size() : max_bytes;
     add("\"");
     for (size_t i = 0; i < shown;) {
         // Character by character, so that escapes and whole characters alike are added completely or not at
         // all.
         size_t size = 1;
-        while (size < 4 && i + size < shown && (static_cast<uint8_t>(text[i + size]) & 0xC0) == 0x80)
+        while (valid && i + size < shown && is_continuation(text[i + size]))
             size++;
         std::string_view character = text.substr(i, size);
-        if (has_control_character(character)) {
-            for (char byte : character) {
-                char escaped[5];
-                snprintf(escaped, sizeof(escaped), "\\x%02x",
-                         static_cast<unsigned>(static_cast<uint8_t>(byte)));
-                add(escaped);
-            }
+        if (has_control_character(character) || (!valid && is_not_ascii(character[0]))) {
+            FixedText escaped;
+            for (char byte : character)
+                escaped.add_escape(byte);
+            add_whole(escaped.view());
         } else {
-            add(character);
+            add_whole(character);
         }
         i += size;
     }
     return add(shown < text.size() ? "...\"" : "\"");
+}
+
+void FixedText::add_escape(char byte) noexcept {
+    char escaped[5];
+    snprintf(escaped, sizeof(escaped), "\\x%02x", static_cast<unsigned>(static_cast<uint8_t>(byte)));
+    add(escaped);
+}
+
+void FixedText::add_whole(std::string_view text) noexcept {
+    if (text.size() < sizeof(buffer_) - len_)
+        add(text);
 }
 
 FixedText &FixedText::number(double value) noexcept {

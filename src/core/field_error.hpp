@@ -30,7 +30,8 @@ class FixedText {
 
     FixedText &add(std::string_view text) noexcept;
 
-    // In double quotes, control characters as \xNN, cut after max_bytes with "..." in place of the rest.
+    // In double quotes, control characters and what is not UTF-8 as \xNN, cut after max_bytes with "..." in
+    // place of the rest.
     FixedText &quote(std::string_view text, size_t max_bytes = 80) noexcept;
 
     // Shortest usual form, as printf's %g with 15 digits.
@@ -39,6 +40,9 @@ class FixedText {
     std::string_view view() const noexcept { return {buffer_, len_}; }
 
   private:
+    void add_escape(char byte) noexcept;
+    void add_whole(std::string_view text) noexcept; // all of it or nothing
+
     char buffer_[256];
     size_t len_ = 0;
 };

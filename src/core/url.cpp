@@ -153,6 +153,15 @@ Refusal read_parsed(CURLU *url, UrlParts *parts) {
     return refusal;
 }
 
+// libcurl decodes a host after it has looked for addresses: "%31" is then the name "1", which resolvers take
+// for 0.0.0.1. A host must mean the same once it is decoded.
+bool reads_the_same(CURLU *url, const UrlParts &parts) {
+    if (curl_url_set(url, CURLUPART_URL, parts.origin, CURLU_DISALLOW_USER) != CURLUE_OK)
+        return false;
+    UrlParts again{};
+    return read_parsed(url, &again).message == nullptr && strcmp(again.origin, parts.origin) == 0;
+}
+
 Refusal read_url(std::string_view text, UrlParts *parts) {
     Refusal refusal = check_spelling(text);
     if (refusal.message != nullptr)
@@ -164,7 +173,10 @@ Refusal read_url(std::string_view text, UrlParts *parts) {
     if (url == nullptr)
         return out_of_memory;
     CURLUcode code = curl_url_set(url.get(), CURLUPART_URL, terminated, CURLU_DISALLOW_USER);
-    return code == CURLUE_OK ? read_parsed(url.get(), parts) : explain(code);
+    if (code != CURLUE_OK)
+        return explain(code);
+    refusal = read_parsed(url.get(), parts);
+    return refusal.message == nullptr && !reads_the_same(url.get(), *parts) ? bad_host : refusal;
 }
 
 } // namespace

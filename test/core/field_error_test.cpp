@@ -36,6 +36,8 @@ TEST(FixedText, QuotesEscapesAndCuts) {
     EXPECT_EQ(FixedText().quote("abcdef", 3).view(), "\"abc...\"");
     EXPECT_EQ(FixedText().quote("ab\u00e9f", 3).view(), "\"ab...\"");
     EXPECT_EQ(FixedText().quote("").view(), "\"\"");
+    // What is not UTF-8 must not reach a client or a log as it is.
+    EXPECT_EQ(FixedText().quote("a\xc3\xa9\xff").view(), "\"a\\xc3\\xa9\\xff\"");
     EXPECT_EQ(FixedText().number(0.1).add(" ").number(86400).add(" ").number(1e300).view(),
               "0.1 86400 1e+300");
 }

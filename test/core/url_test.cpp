@@ -44,6 +44,7 @@ TEST(Url, Accepted) {
         {"http://2130706433/", "127.0.0.1", 80, false, true, "http://127.0.0.1"},
         {"http://0x7f.1/", "127.0.0.1", 80, false, true, "http://127.0.0.1"},
         {"http://0177.0.0.01/", "127.0.0.1", 80, false, true, "http://127.0.0.1"},
+        {"http://127.0.0.%31/", "127.0.0.1", 80, false, true, "http://127.0.0.1"},
         {"http://127.1/", "127.0.0.1", 80, false, true, "http://127.0.0.1"},
     };
     for (const auto &c : cases) {
@@ -100,6 +101,8 @@ TEST(Url, Refused) {
         {"http://a%80b/", "host"},
         {"http://a%c2%85b/", "host"},
         {"http://%2e/", "host"},
+        {"http://%31/", "host"}, // would be the name "1", hence 0.0.0.1
+        {"http://%30x7f.1/", "host"},
         {"http://[::1/", ""},
         {"http://[::g]/", ""},
         {"http://::1/", ""},

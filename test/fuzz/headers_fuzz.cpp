@@ -31,6 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     FieldError error{};
     if (!check_headers(headers.data(), headers.size(), &error)) {
         require(error.message[0] != '\0' && !has_control_character(error.message));
+        require(valid_utf8(slice(error.message)));
         return 0;
     }
     size_t total = 0;

@@ -23,6 +23,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     require(good == split_url(url, &parts));
     if (!good) {
         require(error.message[0] != '\0' && !has_control_character(error.message));
+        require(valid_utf8(slice(error.message)));
         return 0;
     }
     require(size <= max_url_size && !has_control_character(url.view()) && valid_utf8(url));
