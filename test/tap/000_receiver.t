@@ -36,6 +36,7 @@ is(join(' ', map { $status_of->($receiver->url('/each'), '-H', "webhook-id: $_")
 
 # What arrived is kept byte for byte.
 my $bytes = join '', map { chr } 0 .. 255;
+unlink "$directory/body";
 append_to_file("$directory/body", $bytes);
 curl('-H', 'X-Case: Kept ', '-H', 'webhook-id: 7', '--data-binary', "\@$directory/body", $receiver->url('/bytes') . '?q=1');
 my ($request) = $receiver->await('/bytes', 1);
