@@ -10,13 +10,8 @@ namespace whisperer::core {
 
 namespace {
 
-constexpr Micros stall_tolerance = 50 * 1000; // lateness below this is counted as the receiver's time
-constexpr Micros longest_wait =
-    1000 * 1000; // with requests under way, so that a stall is noticed to the second
-constexpr Micros trouble_wait = 100 * 1000; // until a refused registration of a socket is tried again
-constexpr int late_rounds = 64;             // of reading ready sockets before a time-out is declared
-constexpr size_t kept_handles = 256;        // idle handles kept at least
-constexpr size_t max_pins = 8192;           // names told to one multi handle, which never forgets them
+constexpr size_t kept_handles = 256; // idle handles kept at least
+constexpr size_t max_pins = 8192;    // names told to one multi handle, which never forgets them
 
 // Not at load time: whoever loads the library may never send anything, or may fork first.
 bool curl_ready() noexcept {
@@ -28,17 +23,6 @@ bool curl_ready() noexcept {
         return false;
     }
     return ready;
-}
-
-int socket_action(const SocketSet::Ready &ready) noexcept {
-    int action = 0;
-    if (ready.events & (EPOLLIN | EPOLLRDHUP))
-        action |= CURL_CSELECT_IN;
-    if (ready.events & EPOLLOUT)
-        action |= CURL_CSELECT_OUT;
-    if (ready.events & (EPOLLERR | EPOLLHUP))
-        action |= CURL_CSELECT_ERR;
-    return action;
 }
 
 } // namespace
@@ -53,23 +37,6 @@ Engine::~Engine() {
         detach(*transfer);
     transfers_.clear();   // handles first,
     generations_.clear(); // then what they were in, with its connections
-}
-
-int Engine::on_socket(CURL *, curl_socket_t fd, int what, void *user, void *) noexcept {
-    uint32_t events = 0;
-    if (what == CURL_POLL_IN || what == CURL_POLL_INOUT)
-        events |= EPOLLIN;
-    if (what == CURL_POLL_OUT || what == CURL_POLL_INOUT)
-        events |= EPOLLOUT;
-    static_cast<Generation *>(user)->engine->sockets_.want(fd, events);
-    return 0;
-}
-
-int Engine::on_timer(CURLM *, long timeout_ms, void *user) noexcept {
-    Generation &generation = *static_cast<Generation *>(user);
-    generation.timer_set = timeout_ms >= 0;
-    generation.timer = generation.engine->now_ + timeout_ms * Micros{1000};
-    return 0;
 }
 
 // ---- handles
@@ -143,153 +110,7 @@ void Engine::fail(Transfer &transfer, Failure failure, const char *why) noexcept
     finish(transfer, failure);
 }
 
-// ---- time
-
-// Looks at how long the engine was left alone. What goes beyond what it allowed is nobody's time but the
-// owner's, and moves all deadlines. `tended`: it is being stepped, or begins to wait.
-void Engine::settle(Micros now, bool tended) noexcept {
-    if (allowance_ >= 0 && !deadlines_.empty()) {
-        const Micros excess = now - tended_at_ - allowance_;
-        if (excess > stall_tolerance) {
-            stalled_ += excess;
-            tended = true;
-        }
-    }
-    if (tended || deadlines_.empty()) {
-        tended_at_ = now;
-        allowance_ = 0;
-    }
-    now_ = now;
-}
-
-int Engine::timeout_ms(Micros now) noexcept {
-    settle(now, true);
-    Micros wait = -1;
-    const auto at_most = [&](Micros limit) {
-        limit = std::max<Micros>(limit, 0);
-        wait = wait < 0 ? limit : std::min(wait, limit);
-    };
-    if (first_done_ != nullptr)
-        at_most(0);
-    if (!deadlines_.empty()) {
-        at_most(deadlines_.top()->wake - engine_time(now));
-        at_most(longest_wait);
-    }
-    for (const auto &generation : generations_)
-        if (generation->timer_set)
-            at_most(generation->timer - now);
-    if (sockets_.troubled())
-        at_most(trouble_wait);
-    if (wait < 0) {
-        allowance_ = -1;
-        return -1;
-    }
-    const Micros ms = (wait + 999) / 1000;
-    allowance_ = ms * 1000;
-    return static_cast<int>(ms);
-}
-
-bool Engine::expired() const noexcept {
-    return !deadlines_.empty() && deadlines_.top()->wake <= engine_time(now_);
-}
-
-void Engine::expire() noexcept {
-    while (expired()) {
-        Transfer &transfer = *deadlines_.top();
-        if (transfer.phase == Phase::connect && engine_time(now_) < transfer.deadline) {
-            redial(transfer);
-            continue;
-        }
-        judge_timeout(transfer, now_);
-        finish(transfer, transfer.failure);
-    }
-}
-
-void Engine::begin_response(Transfer &transfer) noexcept {
-    if (transfer.phase != Phase::connect)
-        return; // libcurl sends it again over a new connection, since the reused one was closed
-    transfer.phase = Phase::response;
-    transfer.deadline = transfer.wake = engine_time(now_) + transfer.response_timeout;
-    deadlines_.moved(&transfer);
-}
-
-// ---- stepping
-
-void Engine::read_timer(Generation &generation) noexcept {
-    // libcurl tells of its timer only when it changes; one that came too early for it would be lost.
-    long timeout = -1;
-    curl_multi_timeout(generation.multi, &timeout);
-    on_timer(generation.multi, timeout, &generation);
-}
-
-void Engine::run_timers() noexcept {
-    for (size_t i = 0; i < generations_.size(); i++) {
-        Generation &generation = *generations_[i];
-        if (!generation.timer_set || generation.timer > now_)
-            continue;
-        generation.timer_set = false;
-        int running = 0;
-        curl_multi_socket_action(generation.multi, CURL_SOCKET_TIMEOUT, 0, &running);
-        if (!generation.timer_set)
-            read_timer(generation);
-    }
-}
-
-void Engine::harvest(Generation &generation) noexcept {
-    int left = 0;
-    while (CURLMsg *message = curl_multi_info_read(generation.multi, &left)) {
-        if (message->msg != CURLMSG_DONE)
-            continue;
-        const CURLcode code = message->data.result;
-        Transfer *transfer = nullptr;
-        curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
-        judge_outcome(*transfer, code);
-        if (transfer->failure == Failure::proxy && transfer->pin != nullptr &&
-            transfer->pin->version == transfer->dial_version) {
-            try {
-                transfer->pin
-                    ->demote_first(); // the proxy may not reach this one; the next attempt takes another
-            } catch (const std::bad_alloc &) {
-                transfer->pin->answer.reset(); // made anew with the next request
-            }
-        }
-        finish(*transfer, transfer->failure);
-    }
-}
-
-void Engine::harvest_all() noexcept {
-    for (const auto &generation : generations_)
-        harvest(*generation);
-}
-
-void Engine::step(Micros now) noexcept {
-    settle(now, true);
-    run_timers();
-    harvest_all();
-    bool full = false;
-    size_t count = 0;
-    int round = 0;
-    // One look is enough unless more is ready than fits, or somebody's time is up: then everything that has
-    // already come is read before it is judged.
-    do {
-        count = sockets_.wait(ready_, &full);
-        for (size_t i = 0; i < count; i++) {
-            if (ready_[i].owner == nullptr) {
-                take_names();
-                continue;
-            }
-            int running = 0;
-            auto *generation = static_cast<Generation *>(ready_[i].owner);
-            curl_multi_socket_action(generation->multi, ready_[i].fd, socket_action(ready_[i]), &running);
-        }
-        run_timers();
-        harvest_all();
-    } while ((full || (count > 0 && expired())) && ++round < late_rounds);
-    expire();
-    run_timers();
-    harvest_all();
-    drop_drained();
-}
+// ---- requests
 
 void Engine::add(const HttpRequest &request, Micros now) {
     settle(now, false);

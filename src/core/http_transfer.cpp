@@ -64,12 +64,18 @@ std::string ascii_host(const UrlParts &target, const std::string &url) {
     std::string ascii;
 #if LIBCURL_VERSION_NUM >= 0x075800
     const std::unique_ptr<CURLU, void (*)(CURLU *)> parsed(curl_url(), curl_url_cleanup);
+    if (parsed == nullptr || curl_url_set(parsed.get(), CURLUPART_URL, url.c_str(), 0) != CURLUE_OK)
+        return ascii;
     char *part = nullptr;
-    if (parsed != nullptr && curl_url_set(parsed.get(), CURLUPART_URL, url.c_str(), 0) == CURLUE_OK &&
-        curl_url_get(parsed.get(), CURLUPART_HOST, &part, CURLU_PUNYCODE) == CURLUE_OK) {
-        const std::unique_ptr<char, void (*)(void *)> owner(part, curl_free);
+    const CURLUcode rc = curl_url_get(parsed.get(), CURLUPART_HOST, &part, CURLU_PUNYCODE);
+#if LIBCURL_VERSION_NUM >= 0x080000
+    if (rc != CURLUE_OK)
+        part = nullptr;
+#endif
+    // Until 8.0 a failed conversion leaves the unconverted host behind.
+    const std::unique_ptr<char, void (*)(void *)> owner(part, curl_free);
+    if (rc == CURLUE_OK)
         ascii = part;
-    }
 #else
     static_cast<void>(url);
 #endif
@@ -100,7 +106,7 @@ const char *Transfer::take(const HttpRequest &request) {
         host = ascii_host(target, url);
     }
     if (host.empty())
-        return "the host's internationalized name has no ASCII form";
+        return "the host's internationalized name cannot be converted; give it in its ASCII form (xn--...)";
     body.assign(request.body.view());
 
     header_text.clear();

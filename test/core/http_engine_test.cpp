@@ -155,7 +155,7 @@ TEST(HttpEngine, SurvivesAConnectionThatWasClosedMeanwhile) {
     });
     Owner owner;
     for (int i = 0; i < 20; i++)
-        ASSERT_EQ(owner.ask(server.url()).status, 200);
+        ASSERT_EQ(owner.ask(server.url()).status, 200) << owner.done[0].error;
     EXPECT_EQ(server.connections(), 20);
 }
 
