@@ -91,7 +91,7 @@ help:
 	@echo 'make setup         install what building and testing need (Debian packages, npm packages)'
 	@echo 'make demo          show whisperer at work, on a private server: a minute'
 	@echo 'make test          run every test, on private servers'
-	@echo 'make check         the fast ones: unit tests and pg_regress'
+	@echo 'make check         the fast ones: source tree, unit tests, pg_regress'
 	@echo 'make test-core     unit tests of src/core (GoogleTest)'
 	@echo 'make test-regress  sql/ against expected/ (pg_regress)'
 	@echo 'make test-pgtap    test/pgtap/*.sql (pgTAP)'
@@ -108,10 +108,10 @@ demo: setup
 	@scripts/demo
 
 test: setup
-	@scripts/test core regress pgtap tap
+	@scripts/test tree core regress pgtap tap
 
 check: setup
-	@scripts/test core regress
+	@scripts/test tree core regress
 
 test-core test-regress test-pgtap test-tap: setup
 	@scripts/test $(@:test-%=%) $(TESTS)
