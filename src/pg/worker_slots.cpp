@@ -196,7 +196,7 @@ uint32 slot_shards_present(Oid database) {
     LWLockAcquire(roster->lock, LW_SHARED);
     for (int i = 0; i < roster->worker_capacity; i++) {
         const WorkerSlot &slot = roster->workers[i];
-        if (slot.kind == WorkerKind::delivery && !slot.finished && slot.database == database)
+        if (slot.kind == WorkerKind::delivery && slot.database == database)
             present |= 1u << slot.shard;
     }
     LWLockRelease(roster->lock);

@@ -48,7 +48,7 @@ bool slot_take_finished(SlotEnd *end);
 // counted.
 int slot_count(WorkerKind kind, Oid database);
 
-// The shards of the present set that have a slot, as bits.
+// The shards of the present set that have a slot, as bits; ended ones as above.
 uint32 slot_shards_present(Oid database);
 
 // Asks the database's processes to leave.

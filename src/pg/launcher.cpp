@@ -1,0 +1,403 @@
+// The launcher's state machine, one for each database of the server. The functions have the names of its
+// arrows.
+//
+//                        probe_say_absent
+//     UNKNOWN ──probe──▶ PROBING ─────────▶ ABSENT
+//      ▲ ▲ ▲                │  │               │
+//      │ │ └──probe_fail────┘  │ set_start     │ look
+//      │ │   (tried later)     ▼               │
+//      │ │                  RUNNING ◀─┐        │
+//      │ │                     │  │   │ worker_start_again (after a back-off)
+//      │ │             set_stop│  └───┘        │
+//      │ │                     ▼               │
+//      │ └──set_stopped──── STOPPING           │
+//      └───────────────────────────────────────┘
+//
+// - A database is seen in pg_database (at start, every whisperer.safety_scan_interval, and when a session
+// announces
+//   something) and begins UNKNOWN; when it is gone from there it is forgotten.
+// - Only a process in the database can tell whether it has the extension: the probe. It answers, or fails.
+// - RUNNING: every shard of the set has a worker. One that failed is started again after a back-off that
+// doubles up to five
+//   minutes and is forgotten when workers ran for a minute. One that left by itself found the extension gone:
+//   set_stop.
+// - set_stop happens when somebody announces a change (CREATE or DROP EXTENSION, ALTER DATABASE … SET), when
+//   whisperer.workers changes, and when the database is barred. A new set begins only when the old one is
+//   gone entirely, so that a subscription never has two owners.
+// - A barred database (somebody is dropping, renaming, moving or copying it) is neither probed nor served.
+
+#include "pg/prelude.hpp"
+
+#include "pg/launcher.hpp"
+
+#include "pg/compat.hpp"
+#include "pg/launcher_parts.hpp"
+#include "pg/settings.hpp"
+#include "pg/worker.hpp"
+
+extern "C" {
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+}
+
+namespace whisperer::pg {
+
+namespace {
+
+constexpr int64 second = 1000000;
+constexpr int probes_at_once = 2;
+constexpr int64 slot_retry = 5 * second;
+constexpr int64 maintenance_first = 10 * second;
+constexpr int64 maintenance_every = 600 * second;
+constexpr int64 never = PG_INT64_MAX;
+
+Entries entries = {};
+bool memory_changed = false; // the file has to be written
+bool full_said = false;
+
+void later(int64 *next, int64 candidate) {
+    *next = Min(*next, candidate);
+}
+
+void forget(Entry *entry) {
+    roster_database_free(entry->database);
+    memory_changed = memory_changed || entry->failures > 0;
+    *entry = {};
+}
+
+void look(Entry *entry, int64 now) {
+    entry->look = false;
+    entry->state = DatabaseState::unknown;
+    entry->next_try = now + backoff_micros(entry->failures);
+}
+
+void probe(Entry *entry) {
+    if (!database_refresh(entry)) {
+        forget(entry);
+        return;
+    }
+    entry->look = false; // whatever was announced until now, the probe will see
+    if (!entry->connectable)
+        return;
+    SlotRequest request = {WorkerKind::probe, entry->database, InvalidOid, 0, 1, 0};
+    if (process_register(&entries, entry, request))
+        entry->state = DatabaseState::probing;
+    else
+        entry->next_try = monotonic_micros() + slot_retry;
+}
+
+void probe_say_absent(Entry *entry) {
+    roster_database_free(entry->database);
+    memory_changed = memory_changed || entry->failures > 0;
+    entry->failures = 0;
+    entry->state = DatabaseState::absent;
+}
+
+void probe_fail(Entry *entry, int64 now) {
+    entry->failures++;
+    entry->next_try = now + backoff_micros(entry->failures);
+    entry->state = DatabaseState::unknown;
+}
+
+void start_missing_workers(Entry *entry, DatabaseSlot *slot, int64 now) {
+    uint32 present = slot_shards_present(entry->database);
+    for (int shard = 0; shard < entry->shards; shard++) {
+        SlotRequest request = {WorkerKind::delivery, entry->database, entry->extension, shard,
+                               entry->shards,        slot->generation};
+        if ((present & (1u << shard)) == 0 && !process_register(&entries, entry, request)) {
+            entry->next_try = now + slot_retry;
+            return;
+        }
+    }
+    entry->next_try = 0;
+}
+
+// The probe found the extension: a new set of workers.
+void set_start(Entry *entry, Oid extension, int64 now) {
+    DatabaseSlot *slot = roster_database_make(entry->database);
+    if (slot == nullptr) { // said by report_full()
+        entry->state = DatabaseState::unknown;
+        entry->next_try = now + setting_safety_scan_interval * second;
+        return;
+    }
+    entry->extension = extension;
+    entry->shards = setting_workers;
+    slot->generation++;
+    pg_atomic_write_u32(&slot->shards, static_cast<uint32>(entry->shards));
+    entry->state = DatabaseState::running;
+    entry->running_since = Max(now, entry->next_try);
+    entry->next_maintenance = now + maintenance_first;
+    memory_changed = true;
+    ereport(LOG, (errmsg_plural("whisperer serves database \"%s\" with %d delivery worker",
+                                "whisperer serves database \"%s\" with %d delivery workers", entry->shards,
+                                entry->name, entry->shards)));
+}
+
+void set_stop(Entry *entry) {
+    if (entry->look)
+        entry->failures = 0; // somebody changed something: perhaps the reason is gone
+    slot_stop(entry->database, STOP_RESTART);
+    entry->state = DatabaseState::stopping;
+    entry->look = false;
+}
+
+void set_stopped(Entry *entry, int64 now) {
+    memory_changed = true;
+    ereport(LOG, (errmsg("whisperer stopped its processes in database \"%s\"", entry->name)));
+    look(entry, now);
+}
+
+// A worker of a running set ended with an error: another one after a while.
+void worker_start_again(Entry *entry, int64 uptime, int64 now) {
+    if (uptime >= healthy_micros)
+        entry->failures = 0;
+    entry->failures++;
+    int64 wait = backoff_micros(entry->failures);
+    entry->next_try = now + wait;
+    entry->running_since = entry->next_try;
+    memory_changed = true;
+    ereport(LOG, (errmsg("whisperer starts the delivery worker of database \"%s\" again in %lld s",
+                         entry->name, static_cast<long long>(wait / second)),
+                  errdetail("It ended with an error, for the %dth time in a row.", entry->failures)));
+}
+
+void maintenance_start(Entry *entry, int64 now) {
+    if (setting_retention() <= 0 || !setting_enabled) {
+        entry->next_maintenance = now + maintenance_every;
+        return;
+    }
+    if (slot_count(WorkerKind::maintenance, InvalidOid) > 0) {
+        entry->next_maintenance = now + second; // one at a time, so as not to squat on slots
+        return;
+    }
+    SlotRequest request = {WorkerKind::maintenance, entry->database, entry->extension, 0, 1, 0};
+    bool started = process_register(&entries, entry, request);
+    entry->next_maintenance = now + (started ? maintenance_every : 60 * second);
+}
+
+void process_ended(const SlotEnd &end, int64 now) {
+    Entry *entry = OidIsValid(end.database) ? entry_find(&entries, end.database) : nullptr;
+    if (entry == nullptr)
+        return;
+    if (end.kind == WorkerKind::probe && entry->state == DatabaseState::probing) {
+        if (!end.answered)
+            probe_fail(entry, now);
+        else if (OidIsValid(end.extension))
+            set_start(entry, end.extension, now);
+        else
+            probe_say_absent(entry);
+    } else if (end.kind == WorkerKind::delivery && entry->state == DatabaseState::running) {
+        int64 uptime = end.started ? now - entry->running_since : 0;
+        if (end.exit_code != 0) {
+            worker_start_again(entry, uptime, now);
+        } else {
+            if (uptime < second && !bar_holds(entry->database))
+                entry->failures++; // never in a tight loop
+            set_stop(entry);
+        }
+    }
+}
+
+// One turn of one database's machine; returns when it wants the next.
+int64 step(Entry *entry, int64 now) {
+    int64 next = never;
+    bool barred = bar_holds(entry->database);
+    switch (entry->state) {
+    case DatabaseState::unknown:
+        if (barred || !entry->connectable)
+            return entry->look ? now + second : never;
+        if (entry->look)
+            entry->next_try = Min(entry->next_try, now + backoff_micros(entry->failures));
+        if (now < entry->next_try)
+            return entry->next_try;
+        if (slot_count(WorkerKind::probe, InvalidOid) < probes_at_once)
+            probe(entry);
+        return OidIsValid(entry->database) && entry->state == DatabaseState::unknown ? entry->next_try
+                                                                                     : never;
+    case DatabaseState::probing:
+        if (slot_count(WorkerKind::probe, entry->database) == 0) {
+            probe_fail(entry, now); // it could not even be started
+            return entry->next_try;
+        }
+        return never;
+    case DatabaseState::absent:
+        if (entry->look) {
+            look(entry, now);
+            return now;
+        }
+        return never;
+    case DatabaseState::running:
+        if (entry->look || barred || entry->shards != setting_workers) {
+            set_stop(entry);
+            return now;
+        }
+        if (now >= entry->next_try) {
+            DatabaseSlot *slot = roster_database_find(entry->database);
+            if (slot != nullptr)
+                start_missing_workers(entry, slot, now);
+        }
+        if (entry->next_try > now)
+            later(&next, entry->next_try);
+        if (now >= entry->next_maintenance)
+            maintenance_start(entry, now);
+        later(&next, entry->next_maintenance);
+        return next;
+    case DatabaseState::stopping:
+        if (slot_count(WorkerKind::none, entry->database) == 0) {
+            set_stopped(entry, now);
+            return now;
+        }
+        return never;
+    }
+    return never;
+}
+
+// Databases announced by sessions. A database that is not known yet is found by a scan.
+bool take_announcements() {
+    Oid announced[max_look_at];
+    LWLockAcquire(roster->lock, LW_EXCLUSIVE);
+    int count = roster->look_at_count;
+    memcpy(announced, roster->look_at, sizeof(announced));
+    roster->look_at_count = 0;
+    LWLockRelease(roster->lock);
+
+    bool scan = count > max_look_at;
+    if (scan)
+        for (int i = 0; i < entries.count; i++)
+            entries.list[i].look = true;
+    for (int i = 0; i < Min(count, max_look_at); i++) {
+        Entry *entry = entry_find(&entries, announced[i]);
+        if (entry != nullptr)
+            entry->look = true;
+        scan = true; // new, or renamed, or open to connections now, or gone
+    }
+    return scan;
+}
+
+void scan_databases() {
+    databases_scan(&entries);
+    for (int i = 0; i < entries.count; i++) {
+        Entry *entry = &entries.list[i];
+        if (OidIsValid(entry->database) && !entry->seen && slot_count(WorkerKind::none, entry->database) == 0)
+            forget(entry);
+    }
+    bar_clear_orphans();
+}
+
+void report_full() {
+    LWLockAcquire(roster->lock, LW_EXCLUSIVE);
+    bool full = roster->full;
+    roster->full = false;
+    LWLockRelease(roster->lock);
+    if (!full || full_said)
+        return;
+    full_said = true;
+    ereport(WARNING,
+            (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+             errmsg("more databases have whisperer than it has room for"),
+             errdetail("There is room for %d; the others' deliveries wait.", roster->database_capacity),
+             errhint("Increase whisperer.max_databases and restart the server.")));
+}
+
+void reload(int64 now) {
+    int64 retention = setting_retention();
+    if (!worker_reload_settings() || retention == setting_retention())
+        return;
+    for (int i = 0; i < entries.count; i++)
+        entries.list[i].next_maintenance = now;
+}
+
+// All that there is to do now; returns when there is more.
+int64 turn(int64 now, int64 *next_scan) {
+    process_check_pending();
+    SlotEnd end;
+    while (slot_take_finished(&end))
+        process_ended(end, now);
+    if (take_announcements() || now >= *next_scan) {
+        scan_databases();
+        *next_scan = now + setting_safety_scan_interval * second;
+    }
+    int64 next = *next_scan;
+    for (int i = 0; i < entries.count; i++)
+        if (OidIsValid(entries.list[i].database))
+            later(&next, step(&entries.list[i], now));
+    report_full();
+    if (memory_changed)
+        memory_write(&entries, false);
+    memory_changed = false;
+    return next;
+}
+
+void describe(WorkerSelf *self) {
+    int running = 0;
+    int known = 0;
+    for (int i = 0; i < entries.count; i++) {
+        known += OidIsValid(entries.list[i].database) ? 1 : 0;
+        running += entries.list[i].state == DatabaseState::running ? 1 : 0;
+    }
+    char text[128];
+    snprintf(text, sizeof(text), "serving %d of %d databases", running, known);
+    worker_report(self, text, 0);
+}
+
+WorkerSelf *launcher_start() {
+    SlotRequest request = {WorkerKind::launcher, InvalidOid, InvalidOid, 0, 1, 0};
+    uint32 ticket = 0;
+    int index = slot_reserve(request, &ticket);
+    if (index < 0)
+        elog(ERROR, "whisperer has no slot for its launcher");
+    WorkerSelf *self = worker_enter(index, ticket, WorkerKind::launcher);
+    worker_directory_make();
+
+    // After an earlier launcher that failed alone: its workers leave, and everything begins anew.
+    process_abandon_all();
+    memory_read(&entries);
+    databases_scan(&entries);
+    for (int i = 0; i < entries.count; i++)
+        if (OidIsValid(entries.list[i].database) &&
+            slot_count(WorkerKind::none, entries.list[i].database) > 0)
+            set_stop(&entries.list[i]);
+    return self;
+}
+
+void launcher_run() {
+    uint32 wait_event = 0;
+    WorkerSelf *self = launcher_start();
+    int64 next_scan = 0;
+    while (!ShutdownRequestPending) {
+        int64 next = turn(monotonic_micros(), &next_scan);
+        describe(self);
+        int64 wait = Max(next - monotonic_micros(), INT64CONST(0));
+        (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+                        static_cast<long>(Min(wait / 1000 + 1, INT64CONST(3600000))),
+                        compat_wait_event(&wait_event, "WhispererLauncher"));
+        ResetLatch(MyLatch);
+        CHECK_FOR_INTERRUPTS();
+        reload(monotonic_micros());
+    }
+    memory_write(&entries, true);
+    // Not 0: after a plain pg_terminate_backend() the postmaster shall start it again.
+    proc_exit(1);
+}
+
+} // namespace
+
+void launcher_init() {
+    BackgroundWorker worker = {};
+    worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+    worker.bgw_start_time = BgWorkerStart_RecoveryFinished; // nothing on a standby until it is promoted
+    worker.bgw_restart_time = 5;
+    strlcpy(worker.bgw_name, "whisperer launcher", BGW_MAXLEN);
+    strlcpy(worker.bgw_type, "whisperer launcher", BGW_MAXLEN);
+    strlcpy(worker.bgw_library_name, "whisperer", BGW_MAXLEN);
+    strlcpy(worker.bgw_function_name, "whisperer_launcher_main", BGW_MAXLEN);
+    RegisterBackgroundWorker(&worker);
+}
+
+} // namespace whisperer::pg
+
+void whisperer_launcher_main(Datum) {
+    whisperer::pg::launcher_run();
+}

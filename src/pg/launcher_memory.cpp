@@ -1,0 +1,113 @@
+#include "pg/prelude.hpp"
+
+#include "pg/launcher_parts.hpp"
+#include "pg/worker.hpp"
+
+extern "C" {
+#include "storage/fd.h"
+#include "utils/timestamp.h"
+}
+
+#include <unistd.h>
+
+namespace whisperer::pg {
+
+namespace {
+
+// One line a database: oid, failures in a row, whether its workers run, the wall-clock second they started.
+// Text, so that a person can read it. It is not synced: after a power cut nothing has crashed because of us.
+constexpr const char *file_name = "pg_whisperer/launcher";
+constexpr const char *file_name_new = "pg_whisperer/launcher.new";
+constexpr const char *file_head = "whisperer launcher 1\n";
+
+constexpr int64 longest_backoff = INT64CONST(300) * 1000000;
+
+bool write_trouble_said = false;
+
+void say_write_trouble(int error_number) {
+    if (write_trouble_said)
+        return;
+    write_trouble_said = true;
+    errno = error_number;
+    ereport(LOG, (errcode_for_file_access(), errmsg("whisperer could not write file \"%s\": %m", file_name),
+                  errdetail("Without it, workers that crash the server are started again without delay.")));
+}
+
+// Of a set that was running when the launcher wrote last and did not say goodbye.
+void take_line(Entries *entries, Oid database, int failures, bool running, int64 started) {
+    Entry *entry = entry_make(entries, database);
+    int64 uptime = (GetCurrentTimestamp() / USECS_PER_SEC - started) * USECS_PER_SEC;
+    if (running)
+        entry->failures = uptime >= 0 && uptime < healthy_micros ? Min(failures, 1000) + 1 : 0;
+    else
+        entry->failures = Min(failures, 1000);
+    if (running && entry->failures > 0)
+        entry->next_try = monotonic_micros() + backoff_micros(entry->failures);
+}
+
+} // namespace
+
+int64 backoff_micros(int failures) {
+    if (failures <= 0)
+        return 0;
+    return failures > 9 ? longest_backoff : Min(longest_backoff, (INT64CONST(1) << (failures - 1)) * 1000000);
+}
+
+void memory_read(Entries *entries) {
+    FILE *file = AllocateFile(file_name, "r");
+    if (file == nullptr) {
+        if (errno != ENOENT)
+            ereport(LOG, (errcode_for_file_access(),
+                          errmsg("whisperer could not read file \"%s\": %m", file_name)));
+        return;
+    }
+    char head[64];
+    if (fgets(head, sizeof(head), file) != nullptr && strcmp(head, file_head) == 0) {
+        unsigned int database;
+        int failures;
+        int running;
+        long long started;
+        while (fscanf(file, "%u %d %d %lld", &database, &failures, &running, &started) == 4)
+            if (OidIsValid(database) && failures >= 0)
+                take_line(entries, database, failures, running != 0, started);
+    }
+    FreeFile(file);
+}
+
+void memory_write(const Entries *entries, bool leaving) {
+    FILE *file = AllocateFile(file_name_new, "w");
+    if (file == nullptr) {
+        say_write_trouble(errno);
+        return;
+    }
+    int64 now = monotonic_micros();
+    int64 wall = GetCurrentTimestamp() / USECS_PER_SEC;
+    fputs(file_head, file);
+    for (int i = 0; i < entries->count; i++) {
+        const Entry &entry = entries->list[i];
+        bool running = !leaving && entry.state == DatabaseState::running;
+        if (!OidIsValid(entry.database) || (!running && entry.failures == 0))
+            continue;
+        int64 started = running ? wall - (now - entry.running_since) / 1000000 : 0;
+        fprintf(file, "%u %d %d %lld\n", entry.database, entry.failures, running ? 1 : 0,
+                static_cast<long long>(started));
+    }
+    bool good = ferror(file) == 0;
+    int error_number = errno;
+    if (FreeFile(file) != 0) {
+        error_number = errno;
+        good = false;
+    }
+    if (good && rename(file_name_new, file_name) != 0) {
+        error_number = errno;
+        good = false;
+    }
+    if (good) {
+        write_trouble_said = false;
+    } else {
+        (void)unlink(file_name_new);
+        say_write_trouble(error_number);
+    }
+}
+
+} // namespace whisperer::pg

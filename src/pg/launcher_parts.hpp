@@ -1,0 +1,68 @@
+// Parts of the launcher: its memory of databases, what it reads from pg_database, how it registers processes, and the file
+// that remembers failures across a crash of the server. Only the launcher includes this.
+#pragma once
+
+#include "pg/prelude.hpp"
+#include "pg/roster.hpp"
+#include "pg/worker_slots.hpp"
+
+namespace whisperer::pg {
+
+// See the drawing in launcher.cpp.
+enum class DatabaseState { unknown, probing, absent, running, stopping };
+
+// What the launcher knows of a database. Times are monotonic_micros().
+struct Entry {
+    Oid database; // InvalidOid: unused
+    char name[NAMEDATALEN];
+    DatabaseState state;
+    bool seen;        // in the scan under way
+    bool connectable; // pg_database allows connections
+    bool look;        // somebody announced a change
+    bool no_slot;     // waits for a free background worker slot
+    int failures;     // in a row, of its workers
+    int64 next_try;   // nothing is started before
+    int64 running_since;
+    int64 next_maintenance;
+    Oid extension;
+    int shards;
+};
+
+struct Entries {
+    Entry *list;
+    int count;    // used or not
+    int capacity;
+};
+
+Entry *entry_find(Entries *entries, Oid database);
+Entry *entry_make(Entries *entries, Oid database);
+
+// ---- launcher_databases.cpp: pg_database
+
+// Reads them all: sets seen, connectable and name; makes entries for new ones.
+void databases_scan(Entries *entries);
+// The same for one, at once; false when it is gone.
+bool database_refresh(Entry *entry);
+
+// ---- launcher_register.cpp: background workers
+
+// Reserves a slot and registers a process for it. False: none free; said in the log once until all that wait have started.
+bool process_register(Entries *entries, Entry *entry, const SlotRequest &request);
+// Gives back the slots of processes that the postmaster could not start.
+void process_check_pending();
+// Takes reservations of an earlier launcher back; its processes, if they still come, leave.
+void process_abandon_all();
+
+// ---- launcher_memory.cpp: the file
+
+// Seconds to wait after that many failures in a row.
+int64 backoff_micros(int failures);
+// A worker set that ran so long is healthy: its failures are forgotten.
+constexpr int64 healthy_micros = INT64CONST(60) * 1000000;
+
+// Reads what an earlier launcher left: databases whose workers ran when the server crashed get one failure more.
+void memory_read(Entries *entries);
+// Writes the present state; `leaving`: cleanly, so that nothing counts as crashed. Trouble is logged once.
+void memory_write(const Entries *entries, bool leaving);
+
+} // namespace whisperer::pg

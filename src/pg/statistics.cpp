@@ -1,0 +1,168 @@
+#include "pg/prelude.hpp"
+
+#include "pg/statistics.hpp"
+
+#include "pg/access.hpp"
+#include "pg/internal_sql.hpp"
+#include "pg/roster.hpp"
+
+extern "C" {
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "utils/timestamp.h"
+}
+
+namespace whisperer::pg {
+
+namespace {
+
+struct Totals {
+    int64 counters[counter_kinds];
+    TimestampTz reset;
+};
+
+constexpr int total_columns = counter_kinds + 1;
+
+Statement select_totals = {"SELECT events, deliveries, attempts, delivered, failed, cancelled, callbacks, "
+                           "callback_errors, stats_reset FROM whisperer.statistics_total",
+                           0,
+                           {},
+                           nullptr};
+
+Statement update_totals = {
+    "UPDATE whisperer.statistics_total SET events = $1, deliveries = $2, attempts = $3, "
+    "delivered = $4, failed = $5, cancelled = $6, callbacks = $7, callback_errors = $8, "
+    "stats_reset = $9",
+    total_columns,
+    {INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID},
+    nullptr};
+
+Statement insert_totals = {
+    "INSERT INTO whisperer.statistics_total VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    total_columns,
+    {INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID},
+    nullptr};
+
+Statement delete_totals = {"DELETE FROM whisperer.statistics_total", 0, {}, nullptr};
+
+// False: nothing was saved yet.
+bool read_saved(Totals *totals) {
+    if (internal_execute(&select_totals, nullptr) == 0)
+        return false;
+    bool is_null;
+    for (int i = 0; i < counter_kinds; i++)
+        totals->counters[i] = DatumGetInt64(spi_value(0, i + 1, &is_null));
+    totals->reset = DatumGetTimestampTz(spi_value(0, total_columns, &is_null));
+    return true;
+}
+
+void read_shared(const DatabaseSlot *slot, Totals *totals) {
+    for (int i = 0; i < counter_kinds; i++)
+        totals->counters[i] =
+            static_cast<int64>(pg_atomic_read_u64(const_cast<pg_atomic_uint64 *>(&slot->counters[i])));
+    totals->reset = slot->stats_reset;
+}
+
+void to_datums(const Totals &totals, Datum *datums) {
+    for (int i = 0; i < counter_kinds; i++)
+        datums[i] = Int64GetDatum(totals.counters[i]);
+    datums[counter_kinds] = TimestampTzGetDatum(totals.reset);
+}
+
+bool loaded(DatabaseSlot *slot) {
+    return pg_atomic_read_u32(&slot->counters_loaded) != 0;
+}
+
+} // namespace
+
+void statistics_load() {
+    DatabaseSlot *slot = roster_this_database();
+    if (slot == nullptr || loaded(slot))
+        return;
+    InternalSql internal;
+    Totals saved;
+    internal_begin(&internal);
+    bool any = read_saved(&saved);
+    internal_end(&internal);
+    // Only one process loads; a reset in between has said that nothing is to be added.
+    uint32 expected = 0;
+    if (!pg_atomic_compare_exchange_u32(&slot->counters_loaded, &expected, 1) || !any)
+        return;
+    for (int i = 0; i < counter_kinds; i++)
+        pg_atomic_fetch_add_u64(&slot->counters[i], saved.counters[i]);
+    slot->stats_reset = saved.reset;
+}
+
+void statistics_save() {
+    static Totals last = {};
+    DatabaseSlot *slot = roster_this_database();
+    Totals now;
+    if (slot == nullptr || !loaded(slot))
+        return;
+    read_shared(slot, &now);
+    if (memcmp(&now, &last, sizeof(now)) == 0)
+        return;
+    Datum datums[total_columns];
+    to_datums(now, datums);
+    InternalSql internal;
+    internal_begin(&internal);
+    if (internal_execute(&update_totals, datums) == 0)
+        (void)internal_execute(&insert_totals, datums);
+    internal_end(&internal);
+    last = now;
+}
+
+// whisperer.statistics_row(): the totals of this database, those saved before the server's start included.
+WHISPERER_SQL_FUNCTION(whisperer_statistics_row) {
+    Oid caller = GetUserId();
+    access_check(caller, Access::monitor, nullptr);
+    TupleDesc descriptor;
+    if (get_call_result_type(fcinfo, nullptr, &descriptor) != TYPEFUNC_COMPOSITE)
+        elog(ERROR, "whisperer.statistics_row() must return a row");
+
+    DatabaseSlot *slot = roster_this_database();
+    Totals totals = {};
+    bool known = slot != nullptr;
+    if (slot != nullptr)
+        read_shared(slot, &totals);
+    if (slot == nullptr || !loaded(slot)) {
+        Totals saved;
+        InternalSql internal;
+        internal_begin(&internal);
+        bool any = read_saved(&saved);
+        internal_end(&internal);
+        for (int i = 0; any && i < counter_kinds; i++)
+            totals.counters[i] += saved.counters[i];
+        if (any)
+            totals.reset = saved.reset;
+        known = known || any;
+    }
+    Datum datums[total_columns];
+    bool nulls[total_columns] = {};
+    to_datums(totals, datums);
+    nulls[counter_kinds] = !known;
+    PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(descriptor), datums, nulls)));
+}
+
+// whisperer.reset_statistics(): at once, not at commit, as PostgreSQL's own resets.
+WHISPERER_SQL_FUNCTION(whisperer_reset_statistics) {
+    (void)fcinfo;
+    Oid caller = GetUserId();
+    access_check(caller, Access::admin, nullptr);
+    InternalSql internal;
+    internal_begin(&internal);
+    (void)internal_execute(&delete_totals, nullptr);
+    internal_end(&internal);
+
+    DatabaseSlot *slot = roster_this_database_make();
+    if (slot != nullptr) {
+        pg_atomic_write_u32(&slot->counters_loaded, 1);
+        for (auto &counter : slot->counters)
+            pg_atomic_write_u64(&counter, 0);
+        slot->stats_reset = GetCurrentTimestamp();
+    }
+    PG_RETURN_VOID();
+}
+
+} // namespace whisperer::pg
