@@ -235,6 +235,10 @@ void Outbox::state_not_saved(int64_t id, bool deactivate) noexcept {
     }
 }
 
+bool Outbox::has_changed_states() const noexcept {
+    return !impl_->changed.empty();
+}
+
 bool Outbox::add_suspect(const Uuid &uuid, int crashes) noexcept {
     try {
         impl_->suspects.emplace(uuid, crashes);
@@ -304,19 +308,8 @@ void Outbox::settle_results() noexcept {
             continue;
         }
         Subscription *subscription = item->subscription;
-        if (subscription != nullptr && item->outcome == Outcome::retry) {
-            // A clock that went back, or a countdown of nothing, would put it behind the reader.
-            if (item->due <= subscription->retry_due) {
-                subscription->retry_due = item->due - 1;
-                subscription->retry_uuid = Uuid{};
-            }
-            subscription->next_due = std::min(subscription->next_due, item->due);
-            try {
-                box.set_timer(subscription, std::max(subscription->next_due, subscription->paused_until));
-            } catch (const std::bad_alloc &) {
-                subscription->unread = true; // the next look at the subscription finds it
-            }
-        }
+        if (subscription != nullptr && item->outcome == Outcome::retry)
+            box.retry_written(subscription, item->due);
         box.land(item);
         box.forget(item);
     }

@@ -90,6 +90,13 @@ struct RetryRead {
     int limit;
 };
 
+// A new delivery that is to wait until `due`.
+struct Adoption {
+    Uuid uuid;
+    int64_t subscription;
+    WallMicros due;
+};
+
 // An attempt that ended. Valid until it is recorded or postponed.
 struct AttemptResult {
     Uuid uuid;
@@ -142,6 +149,7 @@ class Outbox {
     // each, except what must not be lost (a pause). A 410 sets *deactivate.
     bool next_changed_state(ReceiverState *state, bool *deactivate, Micros now) noexcept;
     void state_not_saved(int64_t subscription, bool deactivate) noexcept;
+    bool has_changed_states() const noexcept;
 
     // --- reading
     void mark_bucket_dirty(int bucket) noexcept;
@@ -156,9 +164,13 @@ class Outbox {
     // ok = false: the query failed or was not completed; nothing is taken as read.
     void finish_reads(bool ok) noexcept;
     // New rows that are to wait: the shell writes their not_before to due. Like next_changed_state().
-    bool next_adoption(Uuid *uuid, WallMicros *due) noexcept;
-    void adoption_failed(const Uuid &uuid, WallMicros due) noexcept;
+    bool next_adoption(Adoption *adoption) noexcept;
+    void adopted(const Adoption &adoption) noexcept;
+    void adoption_failed(const Adoption &adoption) noexcept;
+    // A transaction that read failed after finish_reads(): everything is read again, what is in memory is recognised.
+    void read_all_again() noexcept;
     // Large bodies are loaded just before they are sent.
+    bool wants_bodies() const noexcept;
     bool wanted_body(Uuid *uuid) noexcept;
     void give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcept;
     void body_gone(const Uuid &uuid) noexcept; // the row is not there any more

@@ -162,8 +162,8 @@ struct Outbox::Impl {
     std::vector<size_t> planned_by_read; // index into planned_new
     std::vector<PlannedRetry> planned_retries;
     std::vector<Item *> just_read;
-    std::vector<std::pair<Uuid, WallMicros>> adoptions_read; // of the reads under way
-    std::deque<std::pair<Uuid, WallMicros>> adoptions;
+    std::vector<Adoption> adoptions_read; // of the reads under way
+    std::deque<Adoption> adoptions;
     std::deque<Uuid> bodies_wanted;
     std::unordered_set<Subscription *> recheck; // dirty while deliveries of theirs were unsent
 
@@ -193,6 +193,7 @@ struct Outbox::Impl {
     void finish_new(PlannedNew &plan);
     void finish_retry(const PlannedRetry &read);
     void undo_reads() noexcept;
+    void retry_written(Subscription *subscription, WallMicros due) noexcept;
 
     // outbox_sending.cpp
     void make_ready(Subscription *subscription);

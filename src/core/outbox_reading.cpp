@@ -245,7 +245,7 @@ bool Outbox::add_new(size_t read, const DeliveryRow &row, WallMicros now) noexce
         return true;
     try {
         if (row.not_before > now)
-            box.adoptions_read.emplace_back(row.uuid, row.not_before);
+            box.adoptions_read.push_back({row.uuid, plan.subscription->id, row.not_before});
         else
             box.make_item(plan.subscription, row);
         plan.taken++;
@@ -349,22 +349,49 @@ void Outbox::finish_reads(bool ok) noexcept {
     box.just_read.clear();
 }
 
-bool Outbox::next_adoption(Uuid *uuid, WallMicros *due) noexcept {
+bool Outbox::next_adoption(Adoption *adoption) noexcept {
     Impl &box = *impl_;
     if (box.adoptions.empty())
         return false;
-    *uuid = box.adoptions.front().first;
-    *due = box.adoptions.front().second;
+    *adoption = box.adoptions.front();
     box.adoptions.pop_front();
     return true;
 }
 
-void Outbox::adoption_failed(const Uuid &uuid, WallMicros due) noexcept {
+void Outbox::adopted(const Adoption &adoption) noexcept {
+    Subscription *subscription = impl_->find(adoption.subscription);
+    if (subscription != nullptr)
+        impl_->retry_written(subscription, adoption.due);
+}
+
+void Outbox::adoption_failed(const Adoption &adoption) noexcept {
     try {
-        impl_->adoptions.emplace_back(uuid, due);
+        impl_->adoptions.push_back(adoption);
     } catch (const std::bad_alloc &) {
-        // The row keeps its not_before; a restart reads it again.
+        Subscription *subscription = impl_->find(adoption.subscription);
+        if (subscription != nullptr)
+            impl_->reset_reading(subscription);
     }
+}
+
+// The worker wrote a due time. One that is behind the reader (a clock that went back, a countdown of nothing) draws it back.
+void Outbox::Impl::retry_written(Subscription *subscription, WallMicros due) noexcept {
+    if (due <= subscription->retry_due) {
+        subscription->retry_due = due - 1;
+        subscription->retry_uuid = Uuid{};
+    }
+    subscription->next_due = std::min(subscription->next_due, due);
+    try {
+        set_timer(subscription, std::max(subscription->next_due, subscription->paused_until));
+    } catch (const std::bad_alloc &) {
+        subscription->unread = true; // the next look at the subscription finds it
+    }
+}
+
+void Outbox::read_all_again() noexcept {
+    for (auto &entry : impl_->subscriptions)
+        impl_->reset_reading(entry.second.get());
+    mark_all_dirty();
 }
 
 size_t Outbox::unsent(Uuid *uuids, size_t capacity) noexcept {

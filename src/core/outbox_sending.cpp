@@ -188,6 +188,10 @@ void Outbox::start(Micros now, WallMicros wall) noexcept {
     }
 }
 
+bool Outbox::wants_bodies() const noexcept {
+    return !impl_->bodies_wanted.empty();
+}
+
 bool Outbox::wanted_body(Uuid *uuid) noexcept {
     Impl &box = *impl_;
     if (box.bodies_wanted.empty())

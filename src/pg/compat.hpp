@@ -4,6 +4,7 @@
 #include "pg/prelude.hpp"
 
 extern "C" {
+#include "access/transam.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
@@ -104,6 +105,15 @@ inline uint32 compat_wait_event(uint32 *cache, const char *name) {
 #endif
     }
     return *cache;
+}
+
+// The oldest transaction the commit log still knows; read it under XactTruncationLock. 17 renamed the structure.
+inline TransactionId compat_oldest_clog_xid() {
+#if PG_VERSION_NUM >= 170000
+    return TransamVariables->oldestClogXid;
+#else
+    return ShmemVariableCache->oldestClogXid;
+#endif
 }
 
 // A wait event set that lives as long as the process. 17 ties sets to a resource owner (null: none) instead

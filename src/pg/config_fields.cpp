@@ -245,6 +245,15 @@ Jsonb *config_auth(Jsonb *config, bool *given, char **auth_type) {
     return json_document(auth->value);
 }
 
+void config_request_timeout(Jsonb *config, RequestTimeout *timeout) {
+    const JsonMember *member = json_find(json_members(&config->root), "request_timeout");
+    const char *text = member == nullptr ? nullptr : timeout_text(member->value);
+    RequestTimeout parsed;
+    const char *message = nullptr;
+    if (text != nullptr && parse_request_timeout(text, &parsed, &message))
+        *timeout = parsed;
+}
+
 Jsonb *config_without_auth(Jsonb *config) {
     return DatumGetJsonbP(
         DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(config), CStringGetTextDatum("auth")));

@@ -19,6 +19,9 @@ void check_config(Jsonb *config);
 // null.
 Jsonb *config_auth(Jsonb *config, bool *given, char **auth_type);
 
+// Takes request_timeout, where the config has it, into *timeout.
+void config_request_timeout(Jsonb *config, struct RequestTimeout *timeout);
+
 // The config without auth.
 Jsonb *config_without_auth(Jsonb *config);
 

@@ -9,10 +9,10 @@ extern "C" {
 
 namespace whisperer::pg {
 
-// Between internal_begin() and internal_end() SPI is connected, the current user is the bootstrap superuser in a
-// security-restricted operation, and search_path is "pg_catalog, pg_temp". Nothing of the user's may run in between: no user
-// function, no output function of a user's type. An ERROR in between needs no clean-up: the abort of the (sub)transaction
-// restores user and settings and closes SPI.
+// Between internal_begin() and internal_end() SPI is connected, the current user is the bootstrap superuser
+// in a security-restricted operation, and search_path is "pg_catalog, pg_temp". Nothing of the user's may run
+// in between: no user function, no output function of a user's type. An ERROR in between needs no clean-up:
+// the abort of the (sub)transaction restores user and settings and closes SPI.
 struct InternalSql {
     Oid saved_user;
     int saved_context;
@@ -32,13 +32,14 @@ struct Statement {
     SPIPlanPtr plan;
 };
 
-// Executes inside internal_begin()/internal_end(); the result is in SPI_processed and SPI_tuptable, as SPI leaves it.
-// `nulls` as SPI wants it, or null. Sees its own transaction's changes and takes a new snapshot where the isolation level
-// has one per statement. Returns SPI_processed.
+// Executes inside internal_begin()/internal_end(); the result is in SPI_processed and SPI_tuptable, as SPI
+// leaves it. `nulls` as SPI wants it, or null. Sees its own transaction's changes and takes a new snapshot
+// where the isolation level has one per statement. Returns SPI_processed.
 uint64 internal_execute(Statement *statement, Datum *arguments, const char *nulls = nullptr, long limit = 0);
 
 // The same with SPI_OK_SELECT-only statements run under the given snapshot.
-uint64 internal_execute_snapshot(Statement *statement, Datum *arguments, const char *nulls, struct SnapshotData *snapshot);
+uint64 internal_execute_snapshot(Statement *statement, Datum *arguments, const char *nulls,
+                                 struct SnapshotData *snapshot);
 
 // Column `number` (from 1) of row `row` (from 0) of the last result.
 Datum spi_value(uint64 row, int number, bool *is_null);

@@ -9,16 +9,19 @@
 
 // Core headers that the shell uses. Only headers, only plain data and noexcept calls.
 #include "core/address_policy.hpp"
+#include "core/change_cursor.hpp"
 #include "core/countdown.hpp"
 #include "core/envelope.hpp"
 #include "core/field_error.hpp"
 #include "core/headers.hpp"
 #include "core/http_engine.hpp"
 #include "core/networks.hpp"
+#include "core/outbox.hpp"
 #include "core/retry_after.hpp"
 #include "core/signing.hpp"
 #include "core/slice.hpp"
 #include "core/url.hpp"
+#include "core/utf8.hpp"
 #include "core/uuid7.hpp"
 #include "core/verdict.hpp"
 

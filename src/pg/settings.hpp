@@ -1,5 +1,5 @@
-// whisperer.* settings, in the order of the contract's section 9. Values are read in place; strings are parsed by their check
-// hooks into the plain structs below.
+// whisperer.* settings, in the order of the contract's section 9. Values are read in place; strings are
+// parsed by their check hooks into the plain structs below.
 #pragma once
 
 #include "pg/prelude.hpp"
@@ -33,7 +33,8 @@ const core::AddressPolicy &setting_allowed_networks();
 // Retention in microseconds; 0: keep all.
 int64 setting_retention();
 
-// Parses "10", "5,10" or "(5, 10)"; false with a message (static or palloc'ed) when it is nonsense. Also for config.request_timeout.
+// Parses "10", "5,10" or "(5, 10)"; false with a message (static or palloc'ed) when it is nonsense. Also for
+// config.request_timeout.
 bool parse_request_timeout(const char *text, RequestTimeout *result, const char **message);
 
 void settings_init();

@@ -24,6 +24,8 @@ struct Totals {
 
 constexpr int total_columns = counter_kinds + 1;
 
+Totals last_saved; // by this process
+
 Statement select_totals = {"SELECT events, deliveries, attempts, delivered, failed, cancelled, callbacks, "
                            "callback_errors, stats_reset FROM whisperer.statistics_total",
                            0,
@@ -94,14 +96,22 @@ void statistics_load() {
     slot->stats_reset = saved.reset;
 }
 
+bool statistics_changed() {
+    DatabaseSlot *slot = roster_this_database();
+    if (slot == nullptr || !loaded(slot))
+        return false;
+    Totals now;
+    read_shared(slot, &now);
+    return memcmp(&now, &last_saved, sizeof(now)) != 0;
+}
+
 void statistics_save() {
-    static Totals last = {};
     DatabaseSlot *slot = roster_this_database();
     Totals now;
     if (slot == nullptr || !loaded(slot))
         return;
     read_shared(slot, &now);
-    if (memcmp(&now, &last, sizeof(now)) == 0)
+    if (memcmp(&now, &last_saved, sizeof(now)) == 0)
         return;
     Datum datums[total_columns];
     to_datums(now, datums);
@@ -110,7 +120,7 @@ void statistics_save() {
     if (internal_execute(&update_totals, datums) == 0)
         (void)internal_execute(&insert_totals, datums);
     internal_end(&internal);
-    last = now;
+    last_saved = now;
 }
 
 // whisperer.statistics_row(): the totals of this database, those saved before the server's start included.

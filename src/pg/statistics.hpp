@@ -11,6 +11,9 @@ namespace whisperer::pg {
 // Adds the saved totals, once after a start of the server.
 void statistics_load();
 
+// Is there anything to save? Cheap, and needs no transaction.
+bool statistics_changed();
+
 // Saves them if they have changed.
 void statistics_save();
 

@@ -1,0 +1,403 @@
+// The loop of a delivery worker.
+//
+//     wait for: a commit (latch), a socket, a timer
+//       → settings, subscriptions that changed
+//       → record what has ended        (a transaction of its own)
+//       → read what there is to send   (another)
+//       → start, step
+//
+// No transaction is open while it waits. An ERROR in a transaction rolls that one back, is said once, and is tried again
+// later; what is in flight goes on.
+#include "pg/prelude.hpp"
+
+#include "pg/compat.hpp"
+#include "pg/countdown_config.hpp"
+#include "pg/delivery_worker.hpp"
+#include "pg/internal_sql.hpp"
+#include "pg/settings.hpp"
+#include "pg/statistics.hpp"
+
+extern "C" {
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+}
+
+namespace whisperer::pg {
+
+namespace {
+
+// Results are recorded when there are this many, or after this time, whichever is first.
+constexpr size_t record_batch = 500;
+constexpr int64 record_delay = 3 * 1000;
+// What was learnt of receivers is saved this often.
+constexpr int64 state_interval = 1000 * 1000;
+constexpr int64 statistics_interval = 10 * 1000 * 1000;
+// After an ERROR the next try waits, longer each time.
+constexpr int64 first_backoff = 250 * 1000;
+constexpr int64 last_backoff = 30 * 1000 * 1000;
+// A server that shuts down does not wait for slow receivers: what is still in flight then is sent again, with the same id.
+constexpr int64 shutdown_patience = 1000 * 1000;
+
+DeliveryWorker worker_storage;
+
+// Times are of the monotonic clock, microseconds.
+struct Loop {
+    WaitEventSet *events;
+    int64 results_since; // the oldest result not recorded; 0: none
+    int64 states_at;
+    int64 scan_at;
+    int64 statistics_at;
+    int64 try_again_at; // after an ERROR
+    int64 backoff;
+    int told_error; // SQLSTATE already said
+    bool was_enabled;
+};
+Loop loop;
+
+core::OutboxLimits limits_now() {
+    return core::OutboxLimits{setting_max_in_flight, setting_max_in_flight_per_subscription,
+                              (size_t)setting_max_response_size};
+}
+
+core::Slice setting_text(const char *value) {
+    return core::Slice{value, value == nullptr ? 0 : strlen(value)};
+}
+
+core::EngineSettings engine_settings_now() {
+    return core::EngineSettings{&setting_allowed_networks(), setting_text(setting_ca_file),
+                                setting_text(setting_proxy), (size_t)setting_max_in_flight};
+}
+
+void roles_changed(Datum, int, uint32) {
+    worker_storage.owners_changed = true;
+    worker_storage.reload_wanted = true;
+}
+
+[[noreturn]] void out_of_memory(const char *what) {
+    ereport(ERROR, errcode(ERRCODE_OUT_OF_MEMORY), errmsg("whisperer could not make %s", what),
+            errhint("The worker is started again later; memory may be short, or file descriptors."));
+}
+
+void make_worker(DeliveryWorker *worker) {
+    Suspect *suspects;
+    int suspect_count;
+    worker->journal = journal_open(MyDatabaseId, worker->self->shard, &suspects, &suspect_count);
+    core::HttpEngine *engine = core::HttpEngine::create(engine_settings_now(), monotonic_micros());
+    if (engine == nullptr)
+        out_of_memory("its HTTP engine");
+    core::FlightRecorder recorder = {worker->journal, journal_took_off, journal_landed};
+    char agent[64];
+    snprintf(agent, sizeof(agent), "whisperer/%s (PostgreSQL %d)", WHISPERER_VERSION, PG_VERSION_NUM / 10000);
+    worker->box = core::Outbox::create(engine, limits_now(), process_random(), recorder, setting_text(agent));
+    worker->subscription_changes = core::ChangeCursor::create();
+    if (worker->box == nullptr || worker->subscription_changes == nullptr)
+        out_of_memory("its outbox");
+    for (int i = 0; i < suspect_count; i++)
+        if (!worker->box->add_suspect(suspects[i].uuid, suspects[i].crashes))
+            out_of_memory("its list of suspects");
+    if (suspect_count > 0)
+        ereport(LOG,
+                errmsg("whisperer found %d deliveries of database \"%s\" that were in flight at a crash", suspect_count,
+                       worker->self->database_name),
+                errdetail("They are sent again, one at a time."));
+    pfree(suspects);
+    worker->held = true;
+    worker->reload_wanted = true;
+    worker->refetch_states = true;
+}
+
+// Plans of ours are always by index: the tables' statistics may be of another hour, and a queue's are never right.
+void pin_planner() {
+    static const char *const off[] = {"enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin",
+                                      "enable_material"};
+    for (const char *name : off)
+        SetConfigOption(name, "off", PGC_USERSET, PGC_S_OVERRIDE);
+    SetConfigOption("plan_cache_mode", "force_generic_plan", PGC_USERSET, PGC_S_OVERRIDE);
+    // Recorded means on disk here; it need not wait for a synchronous standby.
+    SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
+}
+
+// ---- Transactions -------------------------------------------------------------------------------------------------------
+
+// Says an error once, until another one comes or things go well again.
+void say_error(DeliveryWorker *worker, ErrorData *error) {
+    if (loop.told_error == error->sqlerrcode)
+        return;
+    loop.told_error = error->sqlerrcode;
+    ereport(LOG, errcode(error->sqlerrcode),
+            errmsg("whisperer could not work on its tables in database \"%s\": %s", worker->self->database_name,
+                   error->message),
+            error->detail != nullptr ? errdetail_internal("%s", error->detail) : 0,
+            errhint("Nothing is lost; it is tried again, at intervals of up to %d seconds.%s%s",
+                    (int)(last_backoff / 1000000), error->hint != nullptr ? " " : "",
+                    error->hint != nullptr ? error->hint : ""));
+}
+
+// One transaction. False: it failed and is to be tried again at loop.try_again_at. Leaves the process when the extension is
+// gone.
+bool in_transaction(DeliveryWorker *worker, void (*work)(DeliveryWorker *)) {
+    MemoryContext context = CurrentMemoryContext;
+    volatile bool ok = false;
+    volatile bool gone = false;
+    PG_TRY();
+    {
+        if (worker_begin(worker->self)) {
+            work(worker);
+            worker_commit(worker->self);
+            ok = true;
+        } else
+            gone = true;
+    }
+    PG_CATCH();
+    {
+        MemoryContextSwitchTo(context);
+        ErrorData *error = CopyErrorData();
+        FlushErrorState();
+        worker_rollback(worker->self);
+        MemoryContextSwitchTo(context);
+        say_error(worker, error);
+        FreeErrorData(error);
+        loop.backoff = Min(Max(loop.backoff * 2, first_backoff), last_backoff);
+        loop.try_again_at = monotonic_micros() + loop.backoff;
+    }
+    PG_END_TRY();
+    MemoryContextSwitchTo(context);
+    if (gone) {
+        journal_close(worker->journal);
+        proc_exit(0);
+    }
+    if (ok) {
+        loop.backoff = 0;
+        loop.told_error = 0;
+    }
+    return ok;
+}
+
+void record_work(DeliveryWorker *worker) {
+    record_results(worker);
+}
+
+void record(DeliveryWorker *worker, int64 now) {
+    loop.states_at = now + state_interval;
+    if (in_transaction(worker, record_work))
+        record_committed(worker);
+    else
+        record_failed(worker);
+    loop.results_since = worker->box->result_count() > 0 ? now : 0;
+}
+
+void load_work(DeliveryWorker *worker) {
+    worker->reload_wanted = !load_subscriptions(worker);
+}
+
+void read_work(DeliveryWorker *worker) {
+    drop_cancelled(worker);
+    read_queue(worker);
+    read_bodies(worker);
+}
+
+void scan_work(DeliveryWorker *worker) {
+    cancel_stragglers();
+    load_work(worker);
+}
+
+void statistics_work(DeliveryWorker *) {
+    statistics_save();
+}
+
+void start_work(DeliveryWorker *worker) {
+    statistics_load();
+    load_work(worker);
+}
+
+// ---- One turn -----------------------------------------------------------------------------------------------------------
+
+void take_settings(DeliveryWorker *worker) {
+    if (!worker_reload_settings())
+        return;
+    if (!worker->box->engine()->configure(engine_settings_now()))
+        ereport(LOG, errcode(ERRCODE_OUT_OF_MEMORY), errmsg("whisperer could not take over changed settings"),
+                errhint("Reload the configuration again when there is memory."));
+    worker->box->set_limits(limits_now());
+    worker->subscription_changes->reset(); // time-outs and limits of each subscription
+    worker->reload_wanted = true;
+    loop.scan_at = Min(loop.scan_at, monotonic_micros() + (int64)setting_safety_scan_interval * 1000000);
+}
+
+void take_flags(DeliveryWorker *worker) {
+    uint64 bits[dirty_words];
+    if (roster_take_reload(worker->self->slot))
+        worker->reload_wanted = true;
+    if (roster_take_dirty(worker->self->slot, bits)) {
+        worker->box->mark_all_dirty();
+        worker->reload_wanted = true;
+        return;
+    }
+    for (int word = 0; word < dirty_words; word++)
+        for (uint64 left = bits[word]; left != 0; left &= left - 1)
+            worker->box->mark_bucket_dirty(word * 64 + __builtin_ctzll(left));
+}
+
+bool saves_statistics(const DeliveryWorker *worker) {
+    return worker->self->shard == 0 && statistics_changed();
+}
+
+bool may_send(const DeliveryWorker *worker) {
+    return setting_enabled && !worker->held;
+}
+
+void work_on_tables(DeliveryWorker *worker, int64 now) {
+    size_t results = worker->box->result_count();
+    if (results == 0)
+        loop.results_since = 0;
+    else if (loop.results_since == 0)
+        loop.results_since = now;
+    if (now < loop.try_again_at)
+        return;
+    if (worker->reload_wanted && !in_transaction(worker, load_work))
+        return;
+    bool results_due = results >= record_batch || (results > 0 && (now - loop.results_since >= record_delay ||
+                                                                    worker->box->in_flight() == 0));
+    if (results_due || (worker->box->has_changed_states() && now >= loop.states_at))
+        record(worker, now);
+    if (now >= loop.scan_at) {
+        loop.scan_at = now + (int64)setting_safety_scan_interval * 1000000;
+        worker->box->mark_all_dirty();
+        if (!in_transaction(worker, scan_work))
+            return;
+    }
+    if (now >= loop.statistics_at) {
+        loop.statistics_at = now + statistics_interval;
+        if (saves_statistics(worker) && !in_transaction(worker, statistics_work))
+            return;
+    }
+    if (may_send(worker) && (worker->box->wants_read(to_wall(GetCurrentTimestamp())) || worker->box->wants_bodies()) &&
+        !in_transaction(worker, read_work))
+        worker->box->read_all_again();
+}
+
+void tell_state(DeliveryWorker *worker) {
+    int in_flight = (int)worker->box->in_flight();
+    const char *state = !setting_enabled         ? "disabled"
+                        : worker->told_copy      ? "held: copy, call whisperer.resume()"
+                        : loop.try_again_at > monotonic_micros() ? "waiting after an error"
+                        : in_flight > 0          ? "sending"
+                                                 : "idle";
+    worker_report(worker->self, state, in_flight);
+}
+
+int64 sooner(int64 a, int64 b) {
+    return b == 0 ? a : Min(a, b);
+}
+
+// Milliseconds to wait at most; 0 when there is something to do at once.
+long time_to_wait(DeliveryWorker *worker, int64 now) {
+    int64 until = loop.scan_at;
+    if (saves_statistics(worker))
+        until = sooner(until, loop.statistics_at);
+    if (loop.results_since != 0)
+        until = sooner(until, loop.results_since + record_delay);
+    if (worker->box->has_changed_states())
+        until = sooner(until, loop.states_at);
+    if (now < loop.try_again_at)
+        until = Max(until == loop.scan_at ? loop.try_again_at : until, loop.try_again_at);
+    long wait = until <= now ? 0 : (long)((until - now + 999) / 1000);
+    core::WallMicros wall = to_wall(GetCurrentTimestamp());
+    if (may_send(worker) && now >= loop.try_again_at &&
+        (worker->box->wants_read(wall) || worker->box->wants_bodies()))
+        return 0;
+    int timeout = worker->box->timeout_ms(now, wall);
+    if (timeout >= 0)
+        wait = Min(wait, (long)timeout);
+    return wait;
+}
+
+void wait_for_something(DeliveryWorker *worker) {
+    static uint32 wait_event = 0;
+    WaitEvent occurred[3];
+    long timeout = time_to_wait(worker, monotonic_micros());
+    int count =
+        WaitEventSetWait(loop.events, timeout, occurred, lengthof(occurred), compat_wait_event(&wait_event, "WhispererDelivery"));
+    for (int i = 0; i < count; i++) {
+        if (occurred[i].events & WL_LATCH_SET)
+            ResetLatch(MyLatch);
+        if (occurred[i].events & WL_POSTMASTER_DEATH)
+            proc_exit(1);
+    }
+}
+
+void turn(DeliveryWorker *worker, bool sending) {
+    wait_for_something(worker);
+    CHECK_FOR_INTERRUPTS();
+    take_settings(worker);
+    take_flags(worker);
+    worker->box->step(monotonic_micros(), to_wall(GetCurrentTimestamp()));
+    work_on_tables(worker, monotonic_micros());
+    if (sending && may_send(worker)) {
+        worker->box->start(monotonic_micros(), to_wall(GetCurrentTimestamp()));
+        worker->box->step(monotonic_micros(), to_wall(GetCurrentTimestamp()));
+    }
+    tell_state(worker);
+    MemoryContextReset(CurrentMemoryContext);
+}
+
+// Nothing new is started; what is in flight may end until the patience does; results are recorded.
+void finish(DeliveryWorker *worker) {
+    int64 patience = shutdown_patience;
+    StopReason reason = worker_stop_reason(worker->self);
+    if (reason == STOP_BARRED)
+        patience = 0;
+    else if (reason == STOP_RESTART && !ShutdownRequestPending)
+        patience = (int64)((setting_request_timeout().connect_seconds + setting_request_timeout().response_seconds) * 1e6);
+    int64 deadline = monotonic_micros() + patience;
+    while (worker->box->in_flight() > 0 && monotonic_micros() < deadline &&
+           worker_stop_reason(worker->self) != STOP_BARRED)
+        turn(worker, false);
+    for (size_t left = worker->box->result_count(); left > 0;) {
+        record(worker, monotonic_micros());
+        size_t now_left = worker->box->result_count();
+        if (now_left >= left)
+            break; // locked rows, or the tables cannot be written: they are sent again
+        left = now_left;
+    }
+    if (saves_statistics(worker))
+        (void)in_transaction(worker, statistics_work);
+    journal_close(worker->journal);
+}
+
+} // namespace
+
+} // namespace whisperer::pg
+
+using namespace whisperer::pg;
+
+WHISPERER_EXPORT void whisperer_delivery_main(Datum main_arg) {
+    DeliveryWorker *worker = &worker_storage;
+    worker->self = worker_start(main_arg, WorkerKind::delivery);
+    pin_planner();
+    CacheRegisterSyscacheCallback(AUTHOID, roles_changed, (Datum)0);
+    MemoryContext context = AllocSetContextCreate(TopMemoryContext, "whisperer delivery", ALLOCSET_DEFAULT_SIZES);
+    MemoryContextSwitchTo(context);
+    make_worker(worker);
+
+    loop.events = compat_create_wait_event_set(3);
+    AddWaitEventToSet(loop.events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, nullptr);
+    AddWaitEventToSet(loop.events, WL_POSTMASTER_DEATH, PGINVALID_SOCKET, nullptr, nullptr);
+    AddWaitEventToSet(loop.events, WL_SOCKET_READABLE, worker->box->engine()->wait_fd(), nullptr, nullptr);
+    int64 now = monotonic_micros();
+    loop.scan_at = now + (int64)setting_safety_scan_interval * 1000000;
+    loop.statistics_at = now + statistics_interval;
+
+    while (!in_transaction(worker, start_work) && !worker_must_stop(worker->self))
+        wait_for_something(worker);
+    while (!worker_must_stop(worker->self))
+        turn(worker, true);
+    finish(worker);
+    proc_exit(0);
+}

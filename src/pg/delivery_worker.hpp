@@ -1,0 +1,63 @@
+// The delivery worker: one process that owns the subscriptions of its shard, sends what is pending for them, and records
+// what became of it. Its parts: delivery_worker.cpp (the loop), subscription_loader.cpp, queue_reader.cpp, recorder.cpp.
+#pragma once
+
+#include "pg/prelude.hpp"
+
+#include "pg/journal.hpp"
+#include "pg/worker.hpp"
+
+namespace whisperer::pg {
+
+// The process's state; one, in static memory. The core objects belong to the process and live until it ends.
+struct DeliveryWorker {
+    WorkerSelf *self;
+    core::Outbox *box;
+    core::ChangeCursor *subscription_changes;
+    Journal *journal;
+    bool held;            // a copy, or never used: nothing may be sent
+    bool reload_wanted;   // subscriptions changed
+    bool owners_changed;  // roles changed: owners may be gone
+    bool refetch_states;  // at start: what was learnt of receivers
+    bool told_copy;       // the log has been told that this database is a copy
+};
+
+// Microseconds since the Unix epoch, as the core counts wall-clock time, and PostgreSQL's timestamps.
+constexpr int64 postgres_epoch_micros = (int64)(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+inline TimestampTz to_timestamp(core::WallMicros wall) {
+    return wall == INT64_MIN ? DT_NOBEGIN : wall - postgres_epoch_micros;
+}
+inline core::WallMicros to_wall(TimestampTz time) {
+    return time + postgres_epoch_micros;
+}
+
+// All of these run in a transaction of the worker's (worker_begin() … worker_commit()).
+
+// The snapshot of the transaction as the core wants it; the arrays are palloc'ed.
+struct SnapshotXids {
+    uint64 xmin;
+    uint64 xmax;
+    uint64 *running;
+    size_t count;
+};
+SnapshotXids current_snapshot_xids();
+
+// subscription_loader.cpp: takes over what changed in whisperer.subscription, and whether this database is held. False when
+// memory ran out; it is tried again.
+bool load_subscriptions(DeliveryWorker *worker);
+// Cancels what is left for subscriptions that have ended. For the safety scan.
+void cancel_stragglers();
+
+// queue_reader.cpp: one round of reading. True if there may be more to read.
+bool read_queue(DeliveryWorker *worker);
+// Bodies too large to be read ahead, for what is to be sent now; deliveries that were cancelled leave the outbox.
+void read_bodies(DeliveryWorker *worker);
+void drop_cancelled(DeliveryWorker *worker);
+
+// recorder.cpp: records what is known in this transaction. After the commit call record_committed(), after a failure
+// record_failed().
+void record_results(DeliveryWorker *worker);
+void record_committed(DeliveryWorker *worker);
+void record_failed(DeliveryWorker *worker);
+
+} // namespace whisperer::pg

@@ -1,0 +1,191 @@
+#include "pg/prelude.hpp"
+
+#include "pg/internal_sql.hpp"
+#include "pg/journal.hpp"
+#include "pg/roster.hpp"
+#include "pg/settings.hpp"
+#include "pg/worker.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+extern "C" {
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "storage/fd.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/uuid.h"
+}
+
+namespace whisperer::pg {
+
+namespace {
+
+constexpr uint32 journal_magic = 0x57484a31; // "WHJ1"
+constexpr int journal_capacity = 4096;       // the largest whisperer.max_in_flight
+
+enum EntryState : uint32 { ENTRY_FREE = 0, ENTRY_IN_FLIGHT = 1, ENTRY_ALONE = 2 };
+
+struct Entry {
+    uint32 state; // written last
+    int32 crashes;
+    core::Uuid uuid;
+    int64 subscription;
+};
+
+struct JournalFile {
+    uint32 magic;
+    uint32 entry_size;
+    Entry entries[journal_capacity];
+};
+
+void journal_path(char (&path)[MAXPGPATH], Oid database, int shard) {
+    snprintf(path, sizeof(path), "%s/%u.%d.journal", worker_directory, database, shard);
+}
+
+// A shared mapping of the file, made and zeroed if need be. Its blocks are allocated here: a full disk must be an ERROR now
+// and not a SIGBUS later.
+JournalFile *map_file(const char *path) {
+    worker_directory_make();
+    int fd = OpenTransientFile(path, O_RDWR | O_CREAT | PG_BINARY);
+    if (fd < 0)
+        ereport(ERROR, errcode_for_file_access(), errmsg("could not open file \"%s\": %m", path));
+    int failed = posix_fallocate(fd, 0, sizeof(JournalFile));
+    if (failed != 0) {
+        errno = failed;
+        ereport(ERROR, errcode_for_file_access(),
+                errmsg("could not allocate %zu bytes for file \"%s\": %m", sizeof(JournalFile), path),
+                errhint("Free space in the data directory; the worker tries again."));
+    }
+    void *memory = mmap(nullptr, sizeof(JournalFile), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED)
+        ereport(ERROR, errcode_for_file_access(), errmsg("could not map file \"%s\": %m", path));
+    CloseTransientFile(fd);
+    return (JournalFile *)memory;
+}
+
+// Adds the entries of one journal to the suspects and empties it.
+void take_suspects(JournalFile *file, Suspect *suspects, int *count, int capacity) {
+    if (file->magic != journal_magic || file->entry_size != sizeof(Entry)) {
+        memset(file, 0, sizeof(*file));
+        file->magic = journal_magic;
+        file->entry_size = sizeof(Entry);
+        return;
+    }
+    for (Entry &entry : file->entries) {
+        if (entry.state != ENTRY_FREE && *count < capacity)
+            suspects[(*count)++] = {entry.uuid, entry.crashes + (entry.state == ENTRY_ALONE ? 1 : 0)};
+        entry.state = ENTRY_FREE;
+    }
+}
+
+} // namespace
+
+// The file, and a stack of its free entries.
+struct Journal {
+    JournalFile *file;
+    int free_count;
+    int free_entries[journal_capacity];
+};
+
+Journal *journal_open(Oid database, int shard, Suspect **suspects, int *count) {
+    char path[MAXPGPATH];
+    journal_path(path, database, shard);
+    Journal *journal = (Journal *)MemoryContextAlloc(TopMemoryContext, sizeof(Journal));
+    journal->file = map_file(path);
+
+    int capacity = journal_capacity * max_shards;
+    *suspects = (Suspect *)MemoryContextAllocHuge(CurrentMemoryContext, sizeof(Suspect) * (size_t)capacity);
+    *count = 0;
+    take_suspects(journal->file, *suspects, count, capacity);
+    // A suspect counts for the shard that now owns its subscription, which is not known from here: every worker of a new
+    // set looks at all journals that have no owner any more. Shard 0 exists always.
+    for (int other = 0; shard == 0 && other < max_shards; other++) {
+        struct stat st;
+        journal_path(path, database, other);
+        if (other < setting_workers || stat(path, &st) != 0)
+            continue;
+        JournalFile *left_over = map_file(path);
+        take_suspects(left_over, *suspects, count, capacity);
+        munmap(left_over, sizeof(JournalFile));
+        if (unlink(path) != 0)
+            ereport(LOG, errcode_for_file_access(), errmsg("could not remove file \"%s\": %m", path));
+    }
+
+    journal->free_count = journal_capacity;
+    for (int i = 0; i < journal_capacity; i++)
+        journal->free_entries[i] = journal_capacity - 1 - i; // the first entries are used first
+    return journal;
+}
+
+void journal_close(Journal *journal) {
+    for (Entry &entry : journal->file->entries)
+        entry.state = ENTRY_FREE;
+    munmap(journal->file, sizeof(JournalFile));
+    pfree(journal);
+}
+
+int journal_took_off(void *context, const core::Uuid &uuid, int64_t subscription, bool alone, int crashes) {
+    Journal *journal = (Journal *)context;
+    if (journal->free_count == 0)
+        return -1; // sent, but not remembered: only possible while results cannot be recorded
+    int slot = journal->free_entries[--journal->free_count];
+    Entry &entry = journal->file->entries[slot];
+    entry.uuid = uuid;
+    entry.subscription = subscription;
+    entry.crashes = crashes;
+    pg_write_barrier();
+    entry.state = alone ? ENTRY_ALONE : ENTRY_IN_FLIGHT;
+    return slot;
+}
+
+void journal_landed(void *context, int slot) {
+    Journal *journal = (Journal *)context;
+    if (slot < 0)
+        return;
+    journal->file->entries[slot].state = ENTRY_FREE;
+    journal->free_entries[journal->free_count++] = slot;
+}
+
+void journal_remove_all(Oid database) {
+    for (int shard = 0; shard < max_shards; shard++) {
+        char path[MAXPGPATH];
+        journal_path(path, database, shard);
+        (void)unlink(path);
+    }
+}
+
+} // namespace whisperer::pg
+
+using namespace whisperer::pg;
+
+// What the workers of this database have in flight now: (uuid, subscription_id).
+WHISPERER_SQL_FUNCTION(whisperer_in_flight_list) {
+    InitMaterializedSRF(fcinfo, 0);
+    ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
+    JournalFile *copy = (JournalFile *)palloc(sizeof(JournalFile));
+    for (int shard = 0; shard < max_shards; shard++) {
+        char path[MAXPGPATH];
+        journal_path(path, MyDatabaseId, shard);
+        int fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
+        if (fd < 0)
+            continue;
+        ssize_t got = read(fd, copy, sizeof(JournalFile));
+        CloseTransientFile(fd);
+        if (got != (ssize_t)sizeof(JournalFile) || copy->magic != journal_magic)
+            continue;
+        for (const Entry &entry : copy->entries) {
+            if (entry.state == ENTRY_FREE)
+                continue;
+            pg_uuid_t uuid;
+            memcpy(uuid.data, entry.uuid.bytes, sizeof(uuid.data));
+            Datum values[2] = {UUIDPGetDatum(&uuid), Int64GetDatum(entry.subscription)};
+            bool nulls[2] = {false, false};
+            tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+        }
+    }
+    return (Datum)0;
+}

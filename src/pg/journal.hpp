@@ -1,0 +1,39 @@
+// What was in flight when a worker crashed.
+//
+// Deliveries are not claimed in the table, so after a crash nobody would know what had been sent. Each delivery worker keeps
+// a small file in the data directory, pg_whisperer/<database>.<shard>.journal, mapped into memory: one entry per request in
+// flight. The mapping outlives the process, also one killed by a signal; it need not survive a power cut (nothing is lost
+// then: the table has every delivery, and only the count of crashes starts anew).
+//
+// Written by its worker only, read by anybody (whisperer.in_flight_list()).
+#pragma once
+
+#include "pg/prelude.hpp"
+
+namespace whisperer::pg {
+
+struct Journal;
+
+// Deliveries that were in flight when the last worker of this database and shard ended without closing its journal.
+struct Suspect {
+    core::Uuid uuid;
+    int crashes; // with it alone in flight
+};
+
+// Maps the worker's journal, hands out what an earlier process left in it (palloc'ed array), and empties it. Suspects
+// that were left by other shards (the number of workers may have changed) are taken over by shard 0. ERROR if the file
+// cannot be made.
+Journal *journal_open(Oid database, int shard, Suspect **suspects, int *count);
+
+// After an orderly end nothing is a suspect.
+void journal_close(Journal *journal);
+
+// As core::FlightRecorder wants them; context is the Journal. They only write memory.
+int journal_took_off(void *journal, const core::Uuid &uuid, int64_t subscription, bool alone, int crashes);
+void journal_landed(void *journal, int slot);
+
+// Removes the journals of a database, when it is known to be gone. Errors are ignored: a journal without a database harms
+// nothing.
+void journal_remove_all(Oid database);
+
+} // namespace whisperer::pg

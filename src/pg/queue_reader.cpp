@@ -1,0 +1,265 @@
+// From whisperer.delivery to the outbox: what the outbox asks for, in one statement for all subscriptions.
+#include "pg/prelude.hpp"
+
+#include "pg/delivery_worker.hpp"
+#include "pg/durable.hpp"
+#include "pg/internal_sql.hpp"
+#include "pg/transcode.hpp"
+
+extern "C" {
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+#include "utils/xid8.h"
+}
+
+namespace whisperer::pg {
+
+namespace {
+
+constexpr size_t reads_at_once = 512;
+constexpr size_t unsent_at_once = 4096;
+constexpr int adoptions_at_once = 100;
+
+// Both statements give: number of the read, uuid, xid, due, not_before, attempts, event type, content, whether that is the
+// whole body, and whether it was too large to be given.
+#define DELIVERY_COLUMNS                                                                                               \
+    "d.uuid, d.xid, d.due, d.not_before, d.attempts, d.event_type,"                                                   \
+    " CASE WHEN pg_catalog.octet_length(c.content) <= 65536 THEN c.content END,"                                       \
+    " d.body IS NOT NULL, COALESCE(pg_catalog.octet_length(c.content) > 65536, true)"
+#define DELIVERY_CONTENT                                                                                               \
+    " LEFT JOIN whisperer.event e ON e.uuid = d.event_uuid"                                                           \
+    " CROSS JOIN LATERAL (SELECT COALESCE(d.body, d.payload, e.payload) AS content) c"
+
+enum Column {
+    COLUMN_READ = 1,
+    COLUMN_UUID,
+    COLUMN_XID,
+    COLUMN_DUE,
+    COLUMN_NOT_BEFORE,
+    COLUMN_ATTEMPTS,
+    COLUMN_EVENT_TYPE,
+    COLUMN_CONTENT,
+    COLUMN_WHOLE_BODY,
+    COLUMN_MISSING
+};
+
+Statement new_statement = {
+    "SELECT r.i, " DELIVERY_COLUMNS
+    " FROM pg_catalog.unnest($1, $2, $3, $4, $5) WITH ORDINALITY AS r (subscription, lo, hi, after, lim, i)"
+    " CROSS JOIN LATERAL (SELECT * FROM whisperer.delivery d WHERE d.subscription_id = r.subscription AND d.due IS NULL"
+    "  AND (d.xid, d.uuid) > (r.lo, r.after) AND d.xid < r.hi ORDER BY d.xid, d.uuid LIMIT r.lim) d" DELIVERY_CONTENT
+    " ORDER BY r.i, d.xid, d.uuid",
+    5,
+    {INT8ARRAYOID, XID8ARRAYOID, XID8ARRAYOID, UUIDARRAYOID, INT4ARRAYOID},
+    nullptr};
+
+Statement retry_statement = {
+    "SELECT r.i, " DELIVERY_COLUMNS
+    " FROM pg_catalog.unnest($1, $2, $3, $4) WITH ORDINALITY AS r (subscription, due, after, lim, i)"
+    " CROSS JOIN LATERAL (SELECT * FROM whisperer.delivery d WHERE d.subscription_id = r.subscription AND d.due IS NOT NULL"
+    "  AND (d.due, d.uuid) > (r.due, r.after) ORDER BY d.due, d.uuid LIMIT r.lim) d" DELIVERY_CONTENT
+    " ORDER BY r.i, d.due, d.uuid",
+    4,
+    {INT8ARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID, INT4ARRAYOID},
+    nullptr};
+
+Statement adopt_statement = {
+    "UPDATE whisperer.delivery SET due = not_before, not_before = NULL WHERE uuid = (SELECT d.uuid FROM whisperer.delivery d"
+    " WHERE d.uuid = $1 AND d.due IS NULL AND d.not_before = $2 FOR UPDATE SKIP LOCKED)",
+    2,
+    {UUIDOID, TIMESTAMPTZOID},
+    nullptr};
+
+Statement locked_statement = {
+    "SELECT FROM whisperer.delivery WHERE uuid = $1 AND due IS NULL AND not_before = $2", 2, {UUIDOID, TIMESTAMPTZOID},
+    nullptr};
+
+Statement body_statement = {"SELECT COALESCE(d.body, d.payload, e.payload), d.body IS NOT NULL FROM whisperer.delivery d"
+                            " LEFT JOIN whisperer.event e ON e.uuid = d.event_uuid WHERE d.uuid = $1",
+                            1,
+                            {UUIDOID},
+                            nullptr};
+
+Statement lost_statement = {
+    "WITH gone AS (DELETE FROM whisperer.delivery WHERE uuid = $1 RETURNING *)"
+    " INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, event_type, event_uuid, relation_schema,"
+    " relation_name, error, request_datetimes, created_date, modified_date)"
+    " SELECT uuid, subscription_id, 'failed', attempts, event_type, event_uuid, relation_schema, relation_name,"
+    " 'the payload is missing from whisperer.event', request_datetimes, created_date, pg_catalog.clock_timestamp()"
+    " FROM gone",
+    1,
+    {UUIDOID},
+    nullptr};
+
+Statement cancelled_statement = {"SELECT u FROM pg_catalog.unnest($1) AS t (u)"
+                                 " WHERE NOT EXISTS (SELECT FROM whisperer.delivery d WHERE d.uuid = t.u)",
+                                 1,
+                                 {UUIDARRAYOID},
+                                 nullptr};
+
+Datum array_of(Datum *values, size_t count, Oid type) {
+    switch (type) {
+    case UUIDOID:
+        return PointerGetDatum(construct_array(values, (int)count, type, UUID_LEN, false, TYPALIGN_CHAR));
+    case INT4OID:
+        return PointerGetDatum(construct_array(values, (int)count, type, sizeof(int32), true, TYPALIGN_INT));
+    default: // bigint, xid8, timestamptz
+        return PointerGetDatum(
+            construct_array(values, (int)count, type, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+    }
+}
+
+// The structs of the core have the bytes of PostgreSQL's uuid.
+Datum uuid_datum(const core::Uuid *uuid) {
+    return PointerGetDatum(uuid->bytes);
+}
+core::Uuid uuid_of(Datum datum) {
+    core::Uuid result;
+    memcpy(result.bytes, DatumGetUUIDP(datum)->data, sizeof(result.bytes));
+    return result;
+}
+
+core::DeliveryRow row_of(uint64 row) {
+    bool is_null;
+    core::DeliveryRow result = {};
+    result.uuid = uuid_of(spi_value(row, COLUMN_UUID, &is_null));
+    result.xid = U64FromFullTransactionId(DatumGetFullTransactionId(spi_value(row, COLUMN_XID, &is_null)));
+    Datum due = spi_value(row, COLUMN_DUE, &is_null);
+    result.due = is_null ? 0 : to_wall(DatumGetTimestampTz(due));
+    Datum not_before = spi_value(row, COLUMN_NOT_BEFORE, &is_null);
+    result.not_before = is_null ? 0 : to_wall(DatumGetTimestampTz(not_before));
+    result.attempts = DatumGetInt32(spi_value(row, COLUMN_ATTEMPTS, &is_null));
+    result.event_type = datum_to_utf8(spi_value(row, COLUMN_EVENT_TYPE, &is_null));
+    Datum content = spi_value(row, COLUMN_CONTENT, &is_null);
+    if (!is_null)
+        result.payload = datum_to_utf8(content);
+    result.whole_body = DatumGetBool(spi_value(row, COLUMN_WHOLE_BODY, &is_null));
+    result.body_missing = DatumGetBool(spi_value(row, COLUMN_MISSING, &is_null));
+    return result;
+}
+
+size_t read_index(uint64 row) {
+    bool is_null;
+    return (size_t)DatumGetInt64(spi_value(row, COLUMN_READ, &is_null)) - 1;
+}
+
+bool read_new(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
+    core::NewRead *reads = (core::NewRead *)palloc(sizeof(core::NewRead) * reads_at_once);
+    size_t count = worker->box->plan_new(reads, reads_at_once);
+    if (count == 0)
+        return false;
+    Datum *columns = (Datum *)palloc(sizeof(Datum) * count * 5);
+    Datum *subscriptions = columns, *lows = columns + count, *highs = columns + 2 * count, *afters = columns + 3 * count,
+          *limits = columns + 4 * count;
+    for (size_t i = 0; i < count; i++) {
+        subscriptions[i] = Int64GetDatum(reads[i].subscription);
+        lows[i] = UInt64GetDatum(reads[i].lo);
+        highs[i] = UInt64GetDatum(reads[i].hi);
+        afters[i] = uuid_datum(&reads[i].after);
+        limits[i] = Int32GetDatum(reads[i].limit);
+    }
+    Datum arguments[5] = {array_of(subscriptions, count, INT8OID), array_of(lows, count, XID8OID),
+                          array_of(highs, count, XID8OID), array_of(afters, count, UUIDOID),
+                          array_of(limits, count, INT4OID)};
+    uint64 rows = internal_execute(&new_statement, arguments);
+    uint64 *xids = (uint64 *)palloc(sizeof(uint64) * Max(rows, (uint64)1));
+    for (uint64 i = 0; i < rows && *ok; i++) {
+        core::DeliveryRow row = row_of(i);
+        xids[i] = row.xid;
+        *ok = worker->box->add_new(read_index(i), row, now);
+    }
+    if (*ok)
+        flush_commits(xids, rows);
+    return true;
+}
+
+bool read_retries(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
+    core::RetryRead *reads = (core::RetryRead *)palloc(sizeof(core::RetryRead) * reads_at_once);
+    size_t count = worker->box->plan_retries(reads, reads_at_once, now);
+    if (count == 0)
+        return false;
+    Datum *columns = (Datum *)palloc(sizeof(Datum) * count * 4);
+    Datum *subscriptions = columns, *dues = columns + count, *afters = columns + 2 * count, *limits = columns + 3 * count;
+    for (size_t i = 0; i < count; i++) {
+        subscriptions[i] = Int64GetDatum(reads[i].subscription);
+        dues[i] = TimestampTzGetDatum(to_timestamp(reads[i].due));
+        afters[i] = uuid_datum(&reads[i].after);
+        limits[i] = Int32GetDatum(reads[i].limit);
+    }
+    Datum arguments[4] = {array_of(subscriptions, count, INT8OID), array_of(dues, count, TIMESTAMPTZOID),
+                          array_of(afters, count, UUIDOID), array_of(limits, count, INT4OID)};
+    uint64 rows = internal_execute(&retry_statement, arguments);
+    for (uint64 i = 0; i < rows && *ok; i++)
+        *ok = worker->box->add_retry(read_index(i), row_of(i), now);
+    return true;
+}
+
+// Rows that a session wrote to be sent later get their due time from the worker, which alone may set it.
+void adopt(DeliveryWorker *worker) {
+    core::Adoption adoption;
+    for (int i = 0; i < adoptions_at_once && worker->box->next_adoption(&adoption); i++) {
+        Datum arguments[2] = {uuid_datum(&adoption.uuid), TimestampTzGetDatum(to_timestamp(adoption.due))};
+        if (internal_execute(&adopt_statement, arguments) > 0)
+            worker->box->adopted(adoption);
+        else if (internal_execute(&locked_statement, arguments) > 0)
+            worker->box->adoption_failed(adoption); // somebody holds the row: next time
+    }
+}
+
+} // namespace
+
+bool read_queue(DeliveryWorker *worker) {
+    core::WallMicros now = to_wall(GetCurrentTimestamp());
+    SnapshotXids snapshot = current_snapshot_xids();
+    if (!worker->box->set_snapshot(snapshot.xmin, snapshot.xmax, snapshot.running, snapshot.count))
+        return false;
+    bool ok = true;
+    bool read = read_new(worker, now, &ok);
+    if (ok)
+        read = read_retries(worker, now, &ok) || read;
+    worker->box->finish_reads(ok);
+    adopt(worker);
+    return ok && read;
+}
+
+void read_bodies(DeliveryWorker *worker) {
+    core::Uuid uuid;
+    while (worker->box->wanted_body(&uuid)) {
+        bool is_null = true;
+        Datum arguments[1] = {uuid_datum(&uuid)};
+        uint64 rows = internal_execute(&body_statement, arguments);
+        Datum content = rows == 0 ? (Datum)0 : spi_value(0, 1, &is_null);
+        if (!is_null) {
+            bool flag_null;
+            worker->box->give_body(uuid, datum_to_utf8(content), DatumGetBool(spi_value(0, 2, &flag_null)));
+            continue;
+        }
+        if (rows > 0) {
+            ereport(WARNING, errcode(ERRCODE_DATA_CORRUPTED), errmsg("a pending delivery has no payload"),
+                    errdetail("It is recorded as failed."));
+            internal_execute(&lost_statement, arguments);
+        }
+        worker->box->body_gone(uuid);
+    }
+}
+
+void drop_cancelled(DeliveryWorker *worker) {
+    core::Uuid *unsent = (core::Uuid *)palloc(sizeof(core::Uuid) * unsent_at_once);
+    size_t count = worker->box->unsent(unsent, unsent_at_once);
+    if (count == 0)
+        return;
+    Datum *values = (Datum *)palloc(sizeof(Datum) * count);
+    for (size_t i = 0; i < count; i++)
+        values[i] = uuid_datum(&unsent[i]);
+    Datum arguments[1] = {array_of(values, count, UUIDOID)};
+    uint64 rows = internal_execute(&cancelled_statement, arguments);
+    for (uint64 i = 0; i < rows; i++) {
+        bool is_null;
+        worker->box->drop_unsent(uuid_of(spi_value(i, 1, &is_null)));
+    }
+}
+
+} // namespace whisperer::pg

@@ -1,0 +1,317 @@
+// From the outbox to the tables: what became of each attempt, many in one transaction.
+//
+// Rows are locked with SKIP LOCKED in key order: the worker never waits for a session that holds one (an open cancel()), and
+// what was skipped is tried again.
+#include "pg/prelude.hpp"
+
+#include "pg/delivery_worker.hpp"
+#include "pg/internal_sql.hpp"
+#include "pg/roster.hpp"
+#include "pg/transcode.hpp"
+
+extern "C" {
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+}
+
+namespace whisperer::pg {
+
+namespace {
+
+// Results written by one transaction.
+constexpr size_t results_at_once = 500;
+// A row that somebody else has locked is tried again after this.
+constexpr int64 locked_again = 200 * 1000;
+
+Statement lock_statement = {
+    "SELECT uuid FROM whisperer.delivery WHERE uuid = ANY ($1) ORDER BY uuid FOR UPDATE SKIP LOCKED", 1, {UUIDARRAYOID},
+    nullptr};
+Statement present_statement = {
+    "SELECT uuid FROM whisperer.delivery WHERE uuid = ANY ($1)", 1, {UUIDARRAYOID}, nullptr};
+
+#define RESULT_COLUMNS                                                                                                 \
+    "uuid, state, attempts, status, content, elapsed, error, attempted_at, due"
+#define RESULT_ARRAYS "pg_catalog.unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS r (" RESULT_COLUMNS ")"
+#define RESULT_TYPES                                                                                                   \
+    {                                                                                                                  \
+        UUIDARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, TEXTARRAYOID,              \
+            TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID                                                   \
+    }
+#define NEW_DATETIMES                                                                                                  \
+    "CASE WHEN r.attempted_at IS NULL THEN d.request_datetimes ELSE r.attempted_at || d.request_datetimes END"
+#define NEW_RESPONSE_TIME "pg_catalog.make_interval(secs => r.elapsed / 1e6)"
+
+Statement settle_statement = {
+    "WITH gone AS (DELETE FROM whisperer.delivery d USING " RESULT_ARRAYS " WHERE d.uuid = r.uuid"
+    "  RETURNING d.uuid, d.subscription_id, r.state, r.attempts, d.event_type, d.event_uuid, d.payload, d.body,"
+    "  d.relation_schema, d.relation_name, r.status, r.content, " NEW_RESPONSE_TIME ", r.error, " NEW_DATETIMES
+    ", d.created_date)"
+    " INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, event_type, event_uuid, payload, body,"
+    " relation_schema, relation_name, response_http_status, response_content, response_time, error, request_datetimes,"
+    " created_date, modified_date) SELECT gone.*, $10 FROM gone",
+    10, RESULT_TYPES, nullptr};
+
+Statement retry_statement = {
+    "UPDATE whisperer.delivery d SET due = r.due, not_before = NULL, attempts = r.attempts,"
+    " response_http_status = r.status, response_content = r.content, response_time = " NEW_RESPONSE_TIME
+    ", error = r.error, request_datetimes = " NEW_DATETIMES ", modified_date = $10 FROM " RESULT_ARRAYS
+    " WHERE d.uuid = r.uuid",
+    10, RESULT_TYPES, nullptr};
+
+// What was cancelled while it was in flight: the attempt belongs to its story, and if the receiver took it, it is delivered.
+Statement cancelled_statement = {
+    "UPDATE whisperer.history d SET state = r.state, attempts = r.attempts, response_http_status = r.status,"
+    " response_content = r.content, response_time = " NEW_RESPONSE_TIME
+    ", error = r.error, request_datetimes = " NEW_DATETIMES ", modified_date = $10 FROM " RESULT_ARRAYS
+    " WHERE d.uuid = r.uuid AND d.state = 'cancelled' AND d.uuid IN (SELECT h.uuid FROM whisperer.history h"
+    " WHERE h.uuid = ANY ($1) FOR UPDATE SKIP LOCKED)",
+    10, RESULT_TYPES, nullptr};
+
+Statement state_statement = {
+    "INSERT INTO whisperer.subscription_state AS t (subscription_id, consecutive_failures, paused_until, last_status,"
+    " last_error, modified_date) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (subscription_id) DO UPDATE SET"
+    " consecutive_failures = excluded.consecutive_failures, paused_until = excluded.paused_until,"
+    " last_status = excluded.last_status, last_error = excluded.last_error, modified_date = excluded.modified_date",
+    6,
+    {INT8OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TIMESTAMPTZOID},
+    nullptr};
+
+Statement deactivate_statement = {
+    "UPDATE whisperer.subscription SET is_active = false, inactive_reason = $2, modified_date = $3,"
+    " change_xid = pg_catalog.pg_current_xact_id() WHERE id = (SELECT s.id FROM whisperer.subscription s WHERE s.id = $1"
+    " FOR UPDATE SKIP LOCKED)",
+    3,
+    {INT8OID, TEXTOID, TIMESTAMPTZOID},
+    nullptr};
+
+// What is to be done with the row of a result.
+enum class Fate : uint8_t { settle, retry, cancelled, postpone };
+
+// The batch under way, from record_results() to record_committed().
+struct Recording {
+    size_t count;
+    Fate fates[results_at_once];
+    uint64 attempts, delivered, failed;
+    // States given out by the outbox and written in this transaction: given back if it fails.
+    size_t state_count;
+    struct {
+        int64 subscription;
+        bool deactivate;
+    } states[results_at_once];
+};
+Recording recording;
+
+core::Uuid uuid_of(uint64 row) {
+    bool is_null;
+    core::Uuid result;
+    memcpy(result.bytes, DatumGetUUIDP(spi_value(row, 1, &is_null))->data, sizeof(result.bytes));
+    return result;
+}
+
+int compare_uuids(const void *a, const void *b) {
+    return memcmp(a, b, sizeof(core::Uuid));
+}
+
+// The uuids of the last result, sorted, to look one up.
+struct UuidSet {
+    core::Uuid *uuids;
+    size_t count;
+
+    bool has(const core::Uuid &uuid) const {
+        return count > 0 && bsearch(&uuid, uuids, count, sizeof(core::Uuid), compare_uuids) != nullptr;
+    }
+};
+
+UuidSet query_uuids(Statement *statement, Datum array) {
+    Datum arguments[1] = {array};
+    uint64 rows = internal_execute(statement, arguments);
+    UuidSet set = {(core::Uuid *)palloc(sizeof(core::Uuid) * Max(rows, (uint64)1)), rows};
+    for (uint64 i = 0; i < rows; i++)
+        set.uuids[i] = uuid_of(i);
+    qsort(set.uuids, set.count, sizeof(core::Uuid), compare_uuids);
+    return set;
+}
+
+Datum uuid_array(core::Uuid *uuids, size_t count) {
+    Datum *values = (Datum *)palloc(sizeof(Datum) * Max(count, (size_t)1));
+    for (size_t i = 0; i < count; i++)
+        values[i] = PointerGetDatum(uuids[i].bytes);
+    return PointerGetDatum(construct_array(values, (int)count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
+}
+
+bool is_settling(core::Outcome outcome) {
+    return outcome != core::Outcome::retry;
+}
+
+// Locks the rows there are and sorts the results by what is to be done.
+void decide_fates(core::Outbox *box) {
+    core::Uuid *uuids = (core::Uuid *)palloc(sizeof(core::Uuid) * recording.count);
+    for (size_t i = 0; i < recording.count; i++)
+        uuids[i] = box->result(i).uuid;
+    UuidSet locked = query_uuids(&lock_statement, uuid_array(uuids, recording.count));
+    UuidSet present = {nullptr, 0};
+    if (locked.count < recording.count) {
+        size_t missing = 0;
+        for (size_t i = 0; i < recording.count; i++)
+            if (!locked.has(box->result(i).uuid))
+                uuids[missing++] = box->result(i).uuid;
+        present = query_uuids(&present_statement, uuid_array(uuids, missing));
+    }
+    for (size_t i = 0; i < recording.count; i++) {
+        core::AttemptResult result = box->result(i);
+        if (locked.has(result.uuid))
+            recording.fates[i] = is_settling(result.outcome) ? Fate::settle : Fate::retry;
+        else
+            recording.fates[i] = present.has(result.uuid) ? Fate::postpone : Fate::cancelled;
+    }
+}
+
+// Columns of the result arrays, in the order of RESULT_COLUMNS.
+struct Columns {
+    int count;
+    Datum uuid[results_at_once], state[results_at_once], attempts[results_at_once], status[results_at_once],
+        content[results_at_once], elapsed[results_at_once], error[results_at_once], attempted[results_at_once],
+        due[results_at_once];
+    bool no_status[results_at_once], no_error[results_at_once], no_attempt[results_at_once], no_due[results_at_once];
+    core::Uuid uuids[results_at_once];
+};
+
+const char *state_name(core::Outcome outcome, Fate fate) {
+    if (outcome == core::Outcome::delivered)
+        return "delivered";
+    return fate == Fate::cancelled ? "cancelled" : "failed";
+}
+
+void add_column(Columns *columns, const core::AttemptResult &result, Fate fate) {
+    int i = columns->count++;
+    columns->uuids[i] = result.uuid;
+    columns->uuid[i] = PointerGetDatum(columns->uuids[i].bytes);
+    columns->state[i] = CStringGetTextDatum(state_name(result.outcome, fate));
+    columns->attempts[i] = Int32GetDatum(result.attempts);
+    columns->status[i] = Int32GetDatum(result.status);
+    // Without a response there is no content; an empty one is an empty text.
+    columns->no_status[i] = result.status == 0;
+    columns->content[i] =
+        result.status == 0 ? (Datum)0 : CStringGetTextDatum(response_text(result.body, result.body_truncated));
+    columns->elapsed[i] = Int64GetDatum(result.elapsed);
+    columns->no_error[i] = result.error.empty();
+    columns->error[i] = result.error.empty() ? (Datum)0 : CStringGetTextDatum(error_text(result.error));
+    columns->no_attempt[i] = result.attempted_at == 0;
+    columns->attempted[i] = result.attempted_at == 0 ? (Datum)0 : TimestampTzGetDatum(to_timestamp(result.attempted_at));
+    columns->no_due[i] = fate != Fate::retry;
+    columns->due[i] = fate != Fate::retry ? (Datum)0 : TimestampTzGetDatum(to_timestamp(result.due));
+}
+
+Datum column_array(Datum *values, bool *nulls, int count, Oid type) {
+    int lower = 1;
+    int16 length = type == TEXTOID ? -1 : type == UUIDOID ? UUID_LEN : type == INT4OID ? 4 : 8;
+    bool by_value = type == INT4OID || (length == 8 && FLOAT8PASSBYVAL);
+    char align = type == UUIDOID ? TYPALIGN_CHAR : length == 8 ? TYPALIGN_DOUBLE : TYPALIGN_INT;
+    return PointerGetDatum(construct_md_array(values, nulls, 1, &count, &lower, type, length, by_value, align));
+}
+
+void write_fate(core::Outbox *box, Fate fate, Statement *statement) {
+    Columns *columns = (Columns *)palloc(sizeof(Columns));
+    columns->count = 0;
+    for (size_t i = 0; i < recording.count; i++)
+        if (recording.fates[i] == fate)
+            add_column(columns, box->result(i), fate);
+    int n = columns->count;
+    if (n == 0)
+        return;
+    Datum arguments[10] = {column_array(columns->uuid, nullptr, n, UUIDOID),
+                           column_array(columns->state, nullptr, n, TEXTOID),
+                           column_array(columns->attempts, nullptr, n, INT4OID),
+                           column_array(columns->status, columns->no_status, n, INT4OID),
+                           column_array(columns->content, columns->no_status, n, TEXTOID),
+                           column_array(columns->elapsed, columns->no_attempt, n, INT8OID),
+                           column_array(columns->error, columns->no_error, n, TEXTOID),
+                           column_array(columns->attempted, columns->no_attempt, n, TIMESTAMPTZOID),
+                           column_array(columns->due, columns->no_due, n, TIMESTAMPTZOID),
+                           TimestampTzGetDatum(GetCurrentTimestamp())};
+    internal_execute(statement, arguments);
+}
+
+void write_state(const core::ReceiverState &state) {
+    char nulls[] = "      ";
+    nulls[2] = state.paused_until == 0 ? 'n' : ' ';
+    nulls[3] = state.last_status == 0 ? 'n' : ' ';
+    nulls[4] = state.last_error.empty() ? 'n' : ' ';
+    Datum arguments[6] = {Int64GetDatum(state.subscription),
+                          Int32GetDatum(state.consecutive_failures),
+                          TimestampTzGetDatum(to_timestamp(state.paused_until)),
+                          Int32GetDatum(state.last_status),
+                          state.last_error.empty() ? (Datum)0 : CStringGetTextDatum(error_text(state.last_error)),
+                          TimestampTzGetDatum(GetCurrentTimestamp())};
+    internal_execute(&state_statement, arguments, nulls);
+}
+
+void write_states(core::Outbox *box) {
+    core::ReceiverState state;
+    bool deactivate;
+    core::Micros now = monotonic_micros();
+    while (recording.state_count < results_at_once && box->next_changed_state(&state, &deactivate, now)) {
+        recording.states[recording.state_count++] = {state.subscription, deactivate};
+        write_state(state);
+        if (!deactivate)
+            continue;
+        Datum arguments[3] = {Int64GetDatum(state.subscription),
+                              CStringGetTextDatum("the receiver answered 410 Gone; whisperer.update_subscription(id, "
+                                                  "'{\"is_active\": true}') resumes"),
+                              TimestampTzGetDatum(GetCurrentTimestamp())};
+        if (internal_execute(&deactivate_statement, arguments) == 0)
+            box->state_not_saved(state.subscription, true); // locked by a session: again later
+    }
+}
+
+} // namespace
+
+void record_results(DeliveryWorker *worker) {
+    core::Outbox *box = worker->box;
+    memset(&recording, 0, offsetof(Recording, states));
+    recording.count = Min(box->result_count(), results_at_once);
+    if (recording.count > 0) {
+        decide_fates(box);
+        write_fate(box, Fate::settle, &settle_statement);
+        write_fate(box, Fate::retry, &retry_statement);
+        write_fate(box, Fate::cancelled, &cancelled_statement);
+    }
+    write_states(box);
+}
+
+void record_committed(DeliveryWorker *worker) {
+    core::Outbox *box = worker->box;
+    uint64 attempts = 0, delivered = 0, failed = 0, settled = 0;
+    for (size_t i = 0; i < recording.count; i++) {
+        if (recording.fates[i] == Fate::postpone) {
+            box->postpone(i, to_wall(GetCurrentTimestamp()) + locked_again);
+            continue;
+        }
+        core::AttemptResult result = box->result(i);
+        attempts += result.attempted_at != 0;
+        delivered += result.outcome == core::Outcome::delivered;
+        failed += recording.fates[i] == Fate::settle && result.outcome != core::Outcome::delivered;
+        settled += recording.fates[i] == Fate::settle;
+        box->recorded(i);
+    }
+    box->settle_results();
+    roster_count(COUNT_ATTEMPTS, attempts);
+    roster_count(COUNT_DELIVERED, delivered);
+    roster_count(COUNT_FAILED, failed);
+    if (settled > 0)
+        roster_broadcast_settled();
+    recording.count = 0;
+    recording.state_count = 0;
+}
+
+void record_failed(DeliveryWorker *worker) {
+    for (size_t i = 0; i < recording.state_count; i++)
+        worker->box->state_not_saved(recording.states[i].subscription, recording.states[i].deactivate);
+    recording.count = 0;
+    recording.state_count = 0;
+}
+
+} // namespace whisperer::pg

@@ -1,0 +1,82 @@
+#include "pg/prelude.hpp"
+
+#include "pg/settings.hpp"
+#include "pg/transcode.hpp"
+
+extern "C" {
+#include "catalog/namespace.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+}
+
+namespace whisperer::pg {
+
+core::Slice to_utf8(const char *text, int len) {
+    char *converted = pg_server_to_any(text, len, PG_UTF8);
+    return core::Slice{converted, converted == text ? (size_t)len : strlen(converted)};
+}
+
+core::Slice datum_to_utf8(Datum text) {
+    struct varlena *value = PG_DETOAST_DATUM_PACKED(text);
+    return to_utf8(VARDATA_ANY(value), (int)VARSIZE_ANY_EXHDR(value));
+}
+
+namespace {
+
+bool is_storable(core::Slice bytes) {
+    return memchr(bytes.data, '\0', bytes.len) == nullptr && core::valid_utf8(bytes);
+}
+
+// Valid UTF-8 in the database's encoding, or null where that cannot hold it.
+char *from_utf8(core::Slice bytes) {
+    int encoding = GetDatabaseEncoding();
+    if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
+        return pnstrdup(bytes.data, bytes.len);
+    Oid conversion = FindDefaultConversionProc(PG_UTF8, encoding);
+    if (!OidIsValid(conversion))
+        return nullptr;
+    size_t room = bytes.len * MAX_CONVERSION_GROWTH + 1;
+    char *converted = (char *)palloc(room);
+    int done = pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding, (unsigned char *)bytes.data, (int)bytes.len,
+                                             (unsigned char *)converted, (int)room, true);
+    return done == (int)bytes.len ? converted : nullptr;
+}
+
+char *escaped(core::Slice bytes, const char *note) {
+    StringInfoData text;
+    initStringInfo(&text);
+    appendStringInfoString(&text, note);
+    for (size_t i = 0; i < bytes.len; i++) {
+        unsigned char c = (unsigned char)bytes.data[i];
+        if (c == '\\')
+            appendStringInfoString(&text, "\\\\");
+        else if (c < 0x80 && (c >= 0x20 || c == '\n' || c == '\r' || c == '\t'))
+            appendStringInfoChar(&text, (char)c);
+        else
+            appendStringInfo(&text, "\\x%02x", c);
+    }
+    return text.data;
+}
+
+} // namespace
+
+char *response_text(core::Slice bytes, bool truncated) {
+    // Cut where the limit fell, possibly in the middle of a character.
+    if (truncated)
+        bytes.len = core::utf8_cut(bytes.view(), bytes.len);
+    char *text = bytes.len == 0 ? pstrdup("") : is_storable(bytes) ? from_utf8(bytes) : nullptr;
+    if (text == nullptr)
+        text = escaped(bytes, "[whisperer: not valid text, bytes escaped]\n");
+    if (truncated)
+        text = psprintf("%s\n[whisperer: the response was longer than %d bytes, the rest was not read]", text,
+                        setting_max_response_size);
+    return text;
+}
+
+char *error_text(core::Slice bytes) {
+    char *text = is_storable(bytes) ? from_utf8(bytes) : nullptr;
+    return text == nullptr ? escaped(bytes, "") : text;
+}
+
+} // namespace whisperer::pg
