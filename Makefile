@@ -35,7 +35,7 @@ ifneq ($(or $(CI),$(WERROR)),)
 PG_CXXFLAGS   += -Werror
 endif
 # PostgreSQL links with the C compiler, which does not know of C++'s library.
-SHLIB_LINK     = -lcurl -lcrypto -lstdc++
+SHLIB_LINK     = -lcurl -lcrypto -lstdc++ -Wl,--version-script=src/whisperer.map
 
 # No LLVM bitcode unless asked for with "make WITH_LLVM=yes" (the same clang as PostgreSQL's is
 # needed then).  Bitcode lets the JIT inline a function into a query; ours all go through SPI or the
@@ -67,6 +67,7 @@ override BITCODE_CXXFLAGS += $(LANGUAGE_FLAGS)
 
 # An object is made again when the flags, which live in this file, change.
 $(OBJS): Makefile whisperer.control
+$(MODULE_big)$(DLSUFFIX): src/whisperer.map
 -include $(OBJS:.o=.d)
 
 # The install script is the pieces in the order of their names.  Its first line stops psql, which
