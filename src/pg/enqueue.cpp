@@ -35,7 +35,7 @@ Statement find_statement = {"SELECT s.id FROM whisperer.event_type_entry t"
                             nullptr};
 
 Statement insert_events = {"INSERT INTO whisperer.event (uuid, payload)"
-                           " SELECT u, p FROM pg_catalog.unnest($1, $2) AS e (u, p)",
+                           " SELECT u, p FROM unnest($1, $2) AS e (u, p)",
                            2,
                            {UUIDARRAYOID, TEXTARRAYOID},
                            nullptr};
@@ -43,7 +43,7 @@ Statement insert_events = {"INSERT INTO whisperer.event (uuid, payload)"
 Statement insert_deliveries = {
     "INSERT INTO whisperer.delivery (uuid, subscription_id, event_uuid, payload, xid, event_type, relation_schema,"
     " relation_name, created_date, modified_date)"
-    " SELECT d.u, d.s, d.e, d.p, $5, $6, $7, $8, $9, $9 FROM pg_catalog.unnest($1, $2, $3, $4) AS d (u, s, e, p)",
+    " SELECT d.u, d.s, d.e, d.p, $5, $6, $7, $8, $9, $9 FROM unnest($1, $2, $3, $4) AS d (u, s, e, p)",
     9,
     {UUIDARRAYOID, INT8ARRAYOID, UUIDARRAYOID, TEXTARRAYOID, XID8OID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
     nullptr};
@@ -51,7 +51,7 @@ Statement insert_deliveries = {
 Statement insert_failed = {
     "INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, event_type, relation_schema, relation_name,"
     " error, request_datetimes, created_date, modified_date)"
-    " SELECT d.u, d.s, 'failed', 0, $3, $4, $5, $6, '{}', $7, $7 FROM pg_catalog.unnest($1, $2) AS d (u, s)",
+    " SELECT d.u, d.s, 'failed', 0, $3, $4, $5, $6, '{}', $7, $7 FROM unnest($1, $2) AS d (u, s)",
     7,
     {UUIDARRAYOID, INT8ARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
     nullptr};

@@ -94,13 +94,14 @@ bool parse_types(char *list, GivenName *given) {
         char *comma = strchr(part, ',');
         if (comma != nullptr)
             *comma = '\0';
-        if (given->type_count == max_arguments)
-            return false;
         TypeName name = {part, InvalidOid};
         CapturedError error;
         if (capture_error(parse_type, &name, &error))
             return false;
-        given->types[given->type_count++] = name.type;
+        // More types than any use takes are only counted.
+        if (given->type_count < max_arguments)
+            given->types[given->type_count] = name.type;
+        given->type_count++;
         part = comma == nullptr ? nullptr : comma + 1;
     }
     return true;

@@ -48,7 +48,7 @@ enum Column {
 
 Statement new_statement = {
     "SELECT r.i, " DELIVERY_COLUMNS
-    " FROM pg_catalog.unnest($1, $2, $3, $4, $5) WITH ORDINALITY AS r (subscription, lo, hi, after, lim, i)"
+    " FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY AS r (subscription, lo, hi, after, lim, i)"
     " CROSS JOIN LATERAL (SELECT * FROM whisperer.delivery d WHERE d.subscription_id = r.subscription AND d.due IS NULL"
     "  AND (d.xid, d.uuid) > (r.lo, r.after) AND d.xid < r.hi ORDER BY d.xid, d.uuid LIMIT r.lim) d" DELIVERY_CONTENT
     " ORDER BY r.i, d.xid, d.uuid",
@@ -58,7 +58,7 @@ Statement new_statement = {
 
 Statement retry_statement = {
     "SELECT r.i, " DELIVERY_COLUMNS
-    " FROM pg_catalog.unnest($1, $2, $3, $4) WITH ORDINALITY AS r (subscription, due, after, lim, i)"
+    " FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS r (subscription, due, after, lim, i)"
     " CROSS JOIN LATERAL (SELECT * FROM whisperer.delivery d WHERE d.subscription_id = r.subscription AND d.due IS NOT NULL"
     "  AND (d.due, d.uuid) > (r.due, r.after) ORDER BY d.due, d.uuid LIMIT r.lim) d" DELIVERY_CONTENT
     " ORDER BY r.i, d.due, d.uuid",
@@ -94,7 +94,7 @@ Statement lost_statement = {
     {UUIDOID},
     nullptr};
 
-Statement cancelled_statement = {"SELECT u FROM pg_catalog.unnest($1) AS t (u)"
+Statement cancelled_statement = {"SELECT u FROM unnest($1) AS t (u)"
                                  " WHERE NOT EXISTS (SELECT FROM whisperer.delivery d WHERE d.uuid = t.u)",
                                  1,
                                  {UUIDARRAYOID},

@@ -34,7 +34,7 @@ Statement present_statement = {
 
 #define RESULT_COLUMNS                                                                                                 \
     "uuid, state, attempts, status, content, elapsed, error, attempted_at, due"
-#define RESULT_ARRAYS "pg_catalog.unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS r (" RESULT_COLUMNS ")"
+#define RESULT_ARRAYS "unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS r (" RESULT_COLUMNS ")"
 #define RESULT_TYPES                                                                                                   \
     {                                                                                                                  \
         UUIDARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, TEXTARRAYOID,              \
