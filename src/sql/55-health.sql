@@ -52,5 +52,5 @@ COMMENT ON COLUMN whisperer.subscription_health.delivered_last_hour IS 'Deliveri
 COMMENT ON COLUMN whisperer.subscription_health.failed_last_hour IS 'Deliveries given up within the last hour';
 COMMENT ON COLUMN whisperer.subscription_health.consecutive_failures IS 'Attempts that failed since one last succeeded';
 COMMENT ON COLUMN whisperer.subscription_health.paused_until IS 'The receiver asked for no requests before this time (Retry-After)';
-COMMENT ON COLUMN whisperer.subscription_health.last_status IS 'HTTP status of the last failed attempt; NULL if there was no response';
-COMMENT ON COLUMN whisperer.subscription_health.last_error IS 'Why the last failed attempt failed';
+COMMENT ON COLUMN whisperer.subscription_health.last_status IS 'HTTP status of the last attempt; NULL if there was no response';
+COMMENT ON COLUMN whisperer.subscription_health.last_error IS 'Why the last attempt failed; NULL if it did not';
