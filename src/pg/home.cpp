@@ -163,3 +163,11 @@ WHISPERER_SQL_FUNCTION(whisperer_owner_name) {
         PG_RETURN_NULL();
     PG_RETURN_DATUM(PG_GETARG_DATUM(1));
 }
+
+// whisperer.owner_is_gone(owner_oid, owner_name, owner_system), for the views: then nothing is sent.
+WHISPERER_SQL_FUNCTION(whisperer_owner_is_gone) {
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
+        PG_RETURN_NULL();
+    char *name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+    PG_RETURN_BOOL(!OidIsValid(owner_role(PG_GETARG_OID(0), name, PG_GETARG_INT64(2))));
+}

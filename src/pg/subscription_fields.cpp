@@ -162,6 +162,14 @@ SubscriptionInput subscription_input_from_json(Jsonb *object, const char *what, 
     return input;
 }
 
+void require_subscription_keys(const SubscriptionInput &input, const char *what) {
+    for (const Field &field : fields)
+        if ((field.bit == FIELD_EVENT_TYPE || field.bit == FIELD_TARGET_URL) &&
+            (input.given & field.bit) == 0)
+            refuse(what, psprintf("has no \"%s\"", field.key),
+                   "Every subscription needs event_type and target_url.");
+}
+
 void check_subscription_input(SubscriptionInput *input) {
     core::FieldError error;
     if (input->event_type != nullptr)

@@ -43,6 +43,9 @@ struct SubscriptionInput {
 // subscription.
 SubscriptionInput subscription_input_from_json(Jsonb *object, const char *what, bool is_change);
 
+// 22023 unless the fields that every subscription has are given.
+void require_subscription_keys(const SubscriptionInput &input, const char *what);
+
 // Checks every field given, by the contract's rules; 22023 naming the field and what it may be, never showing
 // a secret.
 void check_subscription_input(SubscriptionInput *input);

@@ -36,20 +36,14 @@ const char *find_callback(const SubscriptionInput &input, Oid *function) {
 }
 
 int64 insert_subscription(const Subscription &wanted, const SubscriptionInput &input, const char *callback) {
-    static Statement next_id = {"SELECT pg_catalog.nextval('whisperer.subscription_id_seq')", 0, {}, nullptr};
-    static Statement insert = {"INSERT INTO whisperer.subscription (id, owner_oid, owner_name, owner_system, "
-                               "event_type, target_url, callback,"
-                               " retry_countdown_config, additional_headers, config, has_secret, auth_type)"
-                               " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-                               12,
-                               {INT8OID, OIDOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, JSONBOID,
-                                JSONBOID, JSONBOID, BOOLOID, TEXTOID},
-                               nullptr};
-    bool is_null;
-    internal_execute(&next_id, nullptr);
-    int64 id = DatumGetInt64(spi_value(0, 1, &is_null));
+    static Statement insert = {
+        "INSERT INTO whisperer.subscription (owner_oid, owner_name, owner_system, event_type, target_url,"
+        " callback, retry_countdown_config, additional_headers, config, has_secret, auth_type)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING id",
+        11,
+        {OIDOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID, BOOLOID, TEXTOID},
+        nullptr};
     Arguments arguments = {};
-    arguments.add(Int64GetDatum(id));
     arguments.add(ObjectIdGetDatum(wanted.owner_oid));
     arguments.add_text(wanted.owner_name);
     arguments.add(Int64GetDatum(wanted.owner_system));
@@ -62,7 +56,8 @@ int64 insert_subscription(const Subscription &wanted, const SubscriptionInput &i
     arguments.add(BoolGetDatum(input.secret_key != nullptr));
     arguments.add_text(input.auth_type);
     write_unique_subscription(&insert, &arguments, wanted);
-    return id;
+    bool is_null;
+    return DatumGetInt64(spi_value(0, 1, &is_null));
 }
 
 int64 subscribe(Oid caller, SubscriptionInput *input) {
@@ -257,6 +252,7 @@ WHISPERER_SQL_FUNCTION(whisperer_subscribe_jsonb) {
     hide_statement_begin(&hider);
     Jsonb *object = object_argument(fcinfo, 0, "subscription");
     SubscriptionInput input = subscription_input_from_json(object, "subscription", false);
+    require_subscription_keys(input, "subscription");
     if ((input.given & FIELD_ADDITIONAL_HEADERS) == 0)
         input.additional_headers = empty_object();
     if ((input.given & FIELD_CONFIG) == 0)

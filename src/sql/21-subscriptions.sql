@@ -24,11 +24,12 @@ COMMENT ON FUNCTION whisperer.unsubscribe(bigint) IS
 
 CREATE VIEW whisperer.subscriptions WITH (security_invoker = true) AS
     SELECT id, whisperer.owner_name(owner_oid, owner_name, owner_system) AS owner, event_type, target_url,
-        is_active AND NOT owner_dropped AS is_active,
-        CASE WHEN is_active AND owner_dropped THEN 'held: the owner''s role is gone' ELSE inactive_reason END
+        is_active AND NOT held AS is_active,
+        CASE WHEN is_active AND held THEN 'held: the owner''s role is gone' ELSE inactive_reason END
             AS inactive_reason,
         has_secret, auth_type, callback, retry_countdown_config, additional_headers, config, created_date, modified_date
-    FROM whisperer.subscription;
+    FROM whisperer.subscription, LATERAL (SELECT
+        owner_dropped OR whisperer.owner_is_gone(owner_oid, owner_name, owner_system) AS held) owner_state;
 COMMENT ON VIEW whisperer.subscriptions IS 'Subscriptions, those paused or ended included; without secrets.';
 COMMENT ON COLUMN whisperer.subscriptions.id IS 'Number that subscribe() returned.';
 COMMENT ON COLUMN whisperer.subscriptions.owner IS 'Role that subscribed, as which the callback runs.';
