@@ -63,8 +63,6 @@ void at_exit(int, Datum) {
 
 // The database is free of our processes when this returns, or leave_timeout_ms have passed.
 void empty_database(Oid database) {
-    if (!OidIsValid(database) || database == MyDatabaseId)
-        return; // the standard path has something to say about it
     if (!bars_exit_registered) {
         before_shmem_exit(at_exit, Datum(0));
         bars_exit_registered = true;
@@ -112,15 +110,18 @@ DefElem *find_option(List *options, const char *name) {
     return nullptr;
 }
 
+// The database that a session is connected to cannot be dropped, renamed or moved by it (PostgreSQL says so);
+// it can be copied.
+
 void before_drop(const DropdbStmt *statement) {
     Oid database = get_database_oid(statement->dbname, true);
-    if (owns(database))
+    if (database != MyDatabaseId && owns(database))
         empty_database(database);
 }
 
 void before_rename(const RenameStmt *statement) {
     Oid database = get_database_oid(statement->subname, true);
-    if (owns(database) && may_create_databases())
+    if (database != MyDatabaseId && owns(database) && may_create_databases())
         empty_database(database);
 }
 
@@ -128,10 +129,10 @@ void before_alter(const AlterDatabaseStmt *statement) {
     Oid database = get_database_oid(statement->dbname, true);
     if (!owns(database))
         return;
-    if (find_option(statement->options, "tablespace") != nullptr)
-        empty_database(database);
-    else
+    if (find_option(statement->options, "tablespace") == nullptr)
         wake_launcher_for(database); // connections may be allowed now, or no more
+    else if (database != MyDatabaseId)
+        empty_database(database);
 }
 
 void before_create(const CreatedbStmt *statement) {

@@ -339,10 +339,9 @@ void turn(DeliveryWorker *worker, bool sending) {
     take_flags(worker);
     worker->box->step(monotonic_micros(), to_wall(GetCurrentTimestamp()));
     work_on_tables(worker, monotonic_micros());
-    if (sending && may_send(worker)) {
+    // Last, so that nothing that ends a request comes between this and the wait; the engine's timer is due at once then.
+    if (sending && may_send(worker))
         worker->box->start(monotonic_micros(), to_wall(GetCurrentTimestamp()));
-        worker->box->step(monotonic_micros(), to_wall(GetCurrentTimestamp()));
-    }
     tell_state(worker);
     MemoryContextReset(CurrentMemoryContext);
 }

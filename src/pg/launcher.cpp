@@ -70,7 +70,9 @@ void forget(Entry *entry) {
 void look(Entry *entry, int64 now) {
     entry->look = false;
     entry->state = DatabaseState::unknown;
-    entry->next_try = now + backoff_micros(entry->failures);
+    // A worker that leaves by itself at once, again and again, must not make a tight loop; the first time is
+    // free.
+    entry->next_try = now + backoff_micros(Max(entry->failures, entry->quick_exits - 1));
 }
 
 void probe(Entry *entry) {
@@ -137,7 +139,7 @@ void set_start(Entry *entry, Oid extension, int64 now) {
 
 void set_stop(Entry *entry) {
     if (entry->look)
-        entry->failures = 0; // somebody changed something: perhaps the reason is gone
+        entry->failures = entry->quick_exits = 0; // somebody changed something: perhaps the reason is gone
     slot_stop(entry->database, STOP_RESTART);
     entry->state = DatabaseState::stopping;
     entry->look = false;
@@ -193,8 +195,7 @@ void process_ended(const SlotEnd &end, int64 now) {
         if (end.exit_code != 0) {
             worker_start_again(entry, uptime, now);
         } else {
-            if (uptime < second && !bar_holds(entry->database))
-                entry->failures++; // never in a tight loop
+            entry->quick_exits = uptime < second ? entry->quick_exits + 1 : 0;
             set_stop(entry);
         }
     }

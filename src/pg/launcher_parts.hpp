@@ -1,5 +1,5 @@
-// Parts of the launcher: its memory of databases, what it reads from pg_database, how it registers processes, and the file
-// that remembers failures across a crash of the server. Only the launcher includes this.
+// Parts of the launcher: its memory of databases, what it reads from pg_database, how it registers processes,
+// and the file that remembers failures across a crash of the server. Only the launcher includes this.
 #pragma once
 
 #include "pg/prelude.hpp"
@@ -21,6 +21,7 @@ struct Entry {
     bool look;        // somebody announced a change
     bool no_slot;     // waits for a free background worker slot
     int failures;     // in a row, of its workers
+    int quick_exits;  // in a row: workers that left by themselves within a second
     int64 next_try;   // nothing is started before
     int64 running_since;
     int64 next_maintenance;
@@ -30,7 +31,7 @@ struct Entry {
 
 struct Entries {
     Entry *list;
-    int count;    // used or not
+    int count; // used or not
     int capacity;
 };
 
@@ -46,7 +47,8 @@ bool database_refresh(Entry *entry);
 
 // ---- launcher_register.cpp: background workers
 
-// Reserves a slot and registers a process for it. False: none free; said in the log once until all that wait have started.
+// Reserves a slot and registers a process for it. False: none free; said in the log once until all that wait
+// have started.
 bool process_register(Entries *entries, Entry *entry, const SlotRequest &request);
 // Gives back the slots of processes that the postmaster could not start.
 void process_check_pending();
@@ -60,7 +62,8 @@ int64 backoff_micros(int failures);
 // A worker set that ran so long is healthy: its failures are forgotten.
 constexpr int64 healthy_micros = INT64CONST(60) * 1000000;
 
-// Reads what an earlier launcher left: databases whose workers ran when the server crashed get one failure more.
+// Reads what an earlier launcher left: databases whose workers ran when the server crashed get one failure
+// more.
 void memory_read(Entries *entries);
 // Writes the present state; `leaving`: cleanly, so that nothing counts as crashed. Trouble is logged once.
 void memory_write(const Entries *entries, bool leaving);

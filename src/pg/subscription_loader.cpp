@@ -1,4 +1,5 @@
-// From whisperer.subscription to the outbox: what changed since the last look, found by the transactions that changed it.
+// From whisperer.subscription to the outbox: what changed since the last look, found by the transactions that
+// changed it.
 #include "pg/prelude.hpp"
 
 #include "pg/access.hpp"
@@ -27,7 +28,8 @@ namespace {
 
 Statement load_statement = {
     "SELECT s.id, s.target_url, s.additional_headers, s.config, s.retry_countdown_config, s.is_active,"
-    " s.ended_date IS NOT NULL, s.owner_oid, s.owner_name, s.owner_system, s.owner_dropped, c.secret_key, c.auth,"
+    " s.ended_date IS NOT NULL, s.owner_oid, s.owner_name, s.owner_system, s.owner_dropped, c.secret_key, "
+    "c.auth,"
     " t.consecutive_failures, t.paused_until, t.last_status, t.last_error"
     " FROM whisperer.subscription s"
     " LEFT JOIN whisperer.subscription_secret c ON c.subscription_id = s.id"
@@ -57,19 +59,20 @@ enum Column {
     COLUMN_ERROR
 };
 
-Statement home_statement = {
-    "SELECT pg_catalog.count(*), pg_catalog.bool_and(system_identifier = $1 AND database_oid = $2) FROM whisperer.home",
-    2,
-    {INT8OID, OIDOID},
-    nullptr};
+Statement home_statement = {"SELECT pg_catalog.count(*), pg_catalog.bool_and(system_identifier = $1 AND "
+                            "database_oid = $2) FROM whisperer.home",
+                            2,
+                            {INT8OID, OIDOID},
+                            nullptr};
 
-Statement stragglers_statement = {"SELECT s.id FROM whisperer.subscription s WHERE s.ended_date IS NOT NULL"
-                                  " AND (EXISTS (SELECT FROM whisperer.delivery d WHERE d.subscription_id = s.id AND"
-                                  " d.due IS NULL) OR EXISTS (SELECT FROM whisperer.delivery d WHERE"
-                                  " d.subscription_id = s.id AND d.due IS NOT NULL)) LIMIT 100",
-                                  0,
-                                  {},
-                                  nullptr};
+Statement stragglers_statement = {
+    "SELECT s.id FROM whisperer.subscription s WHERE s.ended_date IS NOT NULL"
+    " AND (EXISTS (SELECT FROM whisperer.delivery d WHERE d.subscription_id = s.id AND"
+    " d.due IS NULL) OR EXISTS (SELECT FROM whisperer.delivery d WHERE"
+    " d.subscription_id = s.id AND d.due IS NOT NULL)) LIMIT 100",
+    0,
+    {},
+    nullptr};
 
 // Stragglers cancelled in one transaction at most.
 constexpr int64 straggler_batch = 10000;
@@ -116,7 +119,8 @@ core::Slice authorization_of(Jsonb *auth) {
         return to_utf8(text, (int)strlen(text));
     }
     if (strcmp(kind, "basic") == 0) {
-        char *pair = psprintf("%s:%s", string_of(key_of(auth, "username")), string_of(key_of(auth, "password")));
+        char *pair =
+            psprintf("%s:%s", string_of(key_of(auth, "username")), string_of(key_of(auth, "password")));
         core::Slice bytes = to_utf8(pair, (int)strlen(pair));
         int room = pg_b64_enc_len((int)bytes.len);
         char *text = (char *)palloc((size_t)room + sizeof("Basic "));
@@ -157,7 +161,8 @@ bool put_row(DeliveryWorker *worker, uint64 row) {
     }
     fields.bucket = (int)subscription_bit(fields.id);
     fields.url = datum_to_utf8(spi_value(row, COLUMN_URL, &is_null));
-    fields.header_lines = header_lines(DatumGetJsonbP(spi_value(row, COLUMN_HEADERS, &is_null)), &fields.header_count);
+    fields.header_lines =
+        header_lines(DatumGetJsonbP(spi_value(row, COLUMN_HEADERS, &is_null)), &fields.header_count);
     set_config(&fields, DatumGetJsonbP(spi_value(row, COLUMN_CONFIG, &is_null)));
     Datum secret = spi_value(row, COLUMN_SECRET, &is_null);
     fields.has_secret = !is_null;
@@ -188,8 +193,8 @@ bool put_row(DeliveryWorker *worker, uint64 row) {
     return true;
 }
 
-// Held: there is a row of another cluster or database (a copy), or none at all (never used, or a restore under way whose
-// row has not come yet). Says so once.
+// Held: there is a row of another cluster or database (a copy), or none at all (never used, or a restore
+// under way whose row has not come yet). Says so once.
 void refresh_held(DeliveryWorker *worker) {
     bool is_null;
     Datum arguments[2] = {Int64GetDatum(home_system()), ObjectIdGetDatum(MyDatabaseId)};
@@ -198,9 +203,12 @@ void refresh_held(DeliveryWorker *worker) {
     bool at_home = DatumGetBool(spi_value(0, 2, &is_null)) && !is_null;
     bool is_copy = rows > 0 && !at_home;
     if (is_copy && !worker->told_copy)
-        ereport(LOG, errmsg("whisperer holds database \"%s\": it is a copy of another", worker->self->database_name),
-                errdetail("It was restored, cloned or upgraded from a database in which whisperer was in use. Nothing is sent."),
-                errhint("Call whisperer.resume() in it if this database is to send."));
+        ereport(
+            LOG,
+            errmsg("whisperer holds database \"%s\": it is a copy of another", worker->self->database_name),
+            errdetail("It was restored, cloned or upgraded from a database in which whisperer was in use. "
+                      "Nothing is sent."),
+            errhint("Call whisperer.resume() in it if this database is to send."));
     if (worker->told_copy && !is_copy)
         ereport(LOG, errmsg("whisperer resumes database \"%s\"", worker->self->database_name));
     worker->told_copy = is_copy;

@@ -117,7 +117,10 @@ void deliver_transition_table(const TriggerData *data, const EventOrigin &origin
     int count = 0;
     size_t bytes = 0;
     for (bool more = true; more;) {
+        // A store that has spilled to disk makes the row in the current context, and frees it with the next one.
+        MemoryContextSwitchTo(old);
         more = tuplestore_gettupleslot(rows, true, false, slot);
+        MemoryContextSwitchTo(batch_context);
         if (more) {
             Datum row = ExecFetchSlotHeapTupleDatum(slot);
             texts[count] = payload_text(serialize_default(row, description->tdtypeid));
