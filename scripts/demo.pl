@@ -121,7 +121,7 @@ check(join(' ', values %times) eq '3 3', 'three attempts for each of two package
 
 heading('What the views say:');
 show(q{SELECT event_type, regexp_replace(target_url, '.*/', '') AS receiver, state, retry_count AS attempts,
-		response_http_status AS status, request_payload -> 'payload' ->> 'id' AS package, left(error, 40) AS error
+		response_http_status AS status, request_payload -> 'payload' ->> 'id' AS package, left(error, 50) AS error
 	FROM whisperer.webhook_events ORDER BY created_date, receiver, package;});
 show(q{SELECT events, deliveries, attempts, delivered, failed FROM whisperer.statistics;});
 check(value(q{SELECT concat_ws(' ', deliveries, attempts, delivered, failed) FROM whisperer.statistics}) eq '8 16 6 2',

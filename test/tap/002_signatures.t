@@ -20,8 +20,8 @@ my %secrets = (
 	'/whsec' => 'whsec_' . encode_base64(join('', map { chr } 0 .. 31), ''),
 	'/almost' => 'WHSEC_' . encode_base64('upper case is no prefix', ''),
 );
-# With and without padding, and bytes that need all of base64's alphabet.
-$secrets{'/unpadded'} = 'whsec_' . encode_base64("\xfb\xff\xfe key \xff\xef", '') =~ s/=+$//r;
+# Bytes that need all of base64's alphabet, and padding.
+$secrets{'/padded'} = 'whsec_' . encode_base64("\xfb\xff\xfe key \xff\xef", '');
 
 my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->started('main');
@@ -59,9 +59,6 @@ for my $path (sort keys %secrets)
 			'v1,' . hmac_sha256_base64("$header->{'webhook-id'}.$header->{'webhook-timestamp'}.$request->{body}", $key) . '=',
 			"$what: webhook-signature");
 	}
-	# The package's base64 decoder wants the padding that ours does not need.
-	my $padded = $secret =~ /^whsec_/ ? $secret . '=' x (-(length($secret) - 6) % 4) : $secret;
-	next if $padded ne $secret;
 	my @verified = $receiver->verify($path, $secret);
 	is(join(' ', map { $_->[1] } @verified), 'ok ok ok', "$path: verified by standardwebhooks and Node");
 }

@@ -6,7 +6,8 @@ use strict;
 use warnings;
 
 use parent 'PostgreSQL::Test::Cluster';
-use PostgreSQL::Test::Utils;
+# Imports nothing: its functions would take the place of the inherited methods of the same name.
+use PostgreSQL::Test::Utils ();
 use Time::HiRes qw(time usleep);
 
 # A server that is made, configured and started, with the extension in database postgres.
@@ -97,7 +98,7 @@ sub log_position { my $self = shift; return -s $self->logfile; }
 sub log_since
 {
 	my ($self, $position) = @_;
-	return slurp_file($self->logfile, $position);
+	return PostgreSQL::Test::Utils::slurp_file($self->logfile, $position);
 }
 
 # Pulls the plug: an immediate shutdown, as after a crash, and a start.
