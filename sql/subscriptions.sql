@@ -120,7 +120,8 @@ RESET ROLE;
 SELECT owner, is_active FROM whisperer.subscriptions WHERE id = :alices;
 DROP OWNED BY whisperer_alison, whisperer_bob;
 DROP ROLE whisperer_alison, whisperer_bob;
-SELECT owner FROM whisperer.subscriptions WHERE id = :alices;
+-- The name last seen stays: before or after the renaming, as the worker came to look.
+SELECT owner IN ('whisperer_alice', 'whisperer_alison') AS shown FROM whisperer.subscriptions WHERE id = :alices;
 -- Dropped while it was active: held.
 CREATE ROLE whisperer_dave SUPERUSER;
 SET ROLE whisperer_dave;
