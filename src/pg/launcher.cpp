@@ -47,7 +47,7 @@ namespace whisperer::pg {
 namespace {
 
 constexpr int64 second = 1000000;
-constexpr int probes_at_once = 2;
+constexpr int probes_at_once = 1; // a server with just enough worker slots must do
 constexpr int64 slot_retry = 5 * second;
 constexpr int64 maintenance_first = 10 * second;
 constexpr int64 maintenance_every = 600 * second;
@@ -114,6 +114,11 @@ void start_missing_workers(Entry *entry, DatabaseSlot *slot, int64 now) {
         }
     }
     entry->next_try = 0;
+    if (!entry->said)
+        ereport(LOG, (errmsg_plural("whisperer serves database \"%s\" with %d delivery worker",
+                                    "whisperer serves database \"%s\" with %d delivery workers",
+                                    entry->shards, entry->name, entry->shards)));
+    entry->said = true;
 }
 
 // The probe found the extension: a new set of workers.
@@ -131,10 +136,8 @@ void set_start(Entry *entry, Oid extension, int64 now) {
     entry->state = DatabaseState::running;
     entry->running_since = Max(now, entry->next_try);
     entry->next_maintenance = now + maintenance_first;
+    entry->said = false;
     memory_changed = true;
-    ereport(LOG, (errmsg_plural("whisperer serves database \"%s\" with %d delivery worker",
-                                "whisperer serves database \"%s\" with %d delivery workers", entry->shards,
-                                entry->name, entry->shards)));
 }
 
 void set_stop(Entry *entry) {
@@ -147,7 +150,9 @@ void set_stop(Entry *entry) {
 
 void set_stopped(Entry *entry, int64 now) {
     memory_changed = true;
-    ereport(LOG, (errmsg("whisperer stopped its processes in database \"%s\"", entry->name)));
+    if (entry->said)
+        ereport(LOG, (errmsg("whisperer stopped its processes in database \"%s\"", entry->name)));
+    entry->said = false;
     look(entry, now);
 }
 

@@ -16,13 +16,14 @@ struct Entry {
     Oid database; // InvalidOid: unused
     char name[NAMEDATALEN];
     DatabaseState state;
-    bool seen;        // in the scan under way
-    bool connectable; // pg_database allows connections
-    bool look;        // somebody announced a change
-    bool no_slot;     // waits for a free background worker slot
-    int failures;     // in a row, of its workers
-    int quick_exits;  // in a row: workers that left by themselves within a second
-    int64 next_try;   // nothing is started before
+    bool seen;          // in the scan under way
+    bool connectable;   // pg_database allows connections
+    bool look;          // somebody announced a change
+    bool said;          // the log has it that the set runs
+    WorkerKind no_slot; // waits for a background worker slot for one of these
+    int failures;       // in a row, of its workers
+    int quick_exits;    // in a row: workers that left by themselves within a second
+    int64 next_try;     // nothing is started before
     int64 running_since;
     int64 next_maintenance;
     Oid extension;

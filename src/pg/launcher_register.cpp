@@ -57,11 +57,34 @@ void describe(BackgroundWorker *worker, const Entry *entry, const SlotRequest &r
     }
 }
 
-bool nobody_waits(const Entries *entries) {
+bool nobody_waits(const Entries *entries, WorkerKind kind) {
     for (int i = 0; i < entries->count; i++)
-        if (OidIsValid(entries->list[i].database) && entries->list[i].no_slot)
+        if (OidIsValid(entries->list[i].database) && entries->list[i].no_slot == kind)
             return false;
     return true;
+}
+
+const char *consequence(WorkerKind kind) {
+    switch (kind) {
+    case WorkerKind::probe:
+        return "Whether it has the extension cannot be found out now. It is tried again from time to time.";
+    case WorkerKind::maintenance:
+        return "Settled deliveries older than whisperer.retention stay. It is tried again from time to time.";
+    default:
+        return "Its deliveries wait. It is tried again from time to time.";
+    }
+}
+
+// Once for each kind of process, until all that wait for one have it.
+void say_no_slot(const Entries *entries, const Entry *entry, WorkerKind kind) {
+    if (!nobody_waits(entries, kind))
+        return;
+    ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                      errmsg("whisperer has no background worker slot for database \"%s\"", entry->name),
+                      errdetail("%s", consequence(kind)),
+                      errhint("Increase max_worker_processes (now %d): whisperer needs one for itself, "
+                              "whisperer.workers for each database that has it, and one to spare.",
+                              max_worker_processes)));
 }
 
 } // namespace
@@ -87,7 +110,7 @@ bool process_register(Entries *entries, Entry *entry, const SlotRequest &request
         MemoryContextSwitchTo(caller);
         if (registered) {
             *room = {index, ticket, handle};
-            entry->no_slot = false;
+            entry->no_slot = WorkerKind::none;
             return true;
         }
         slot_abandon(index, ticket);
@@ -95,14 +118,8 @@ bool process_register(Entries *entries, Entry *entry, const SlotRequest &request
         return false;
     }
 
-    if (nobody_waits(entries))
-        ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-                          errmsg("whisperer has no background worker slot for database \"%s\"", entry->name),
-                          errdetail("Its deliveries wait. It is tried again from time to time."),
-                          errhint("Increase max_worker_processes (now %d): whisperer needs one for itself, "
-                                  "whisperer.workers for each database that has it, and one to spare.",
-                                  max_worker_processes)));
-    entry->no_slot = true;
+    say_no_slot(entries, entry, request.kind);
+    entry->no_slot = request.kind;
     return false;
 }
 

@@ -1,0 +1,53 @@
+# A hot standby does nothing until it is promoted; then it starts by itself.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Whisperer::Node;
+use Whisperer::Receiver;
+
+my $receiver = Whisperer::Receiver->new;
+my $primary = Whisperer::Node->new('primary');
+$primary->init(allows_streaming => 1);
+$primary->start;
+$primary->create_whisperer('postgres');
+$primary->safe_psql(
+	'postgres', qq{
+	SELECT whisperer.register_event_type('made');
+	SELECT whisperer.subscribe('made', '@{[$receiver->url('/made')]}')});
+$primary->backup('base');
+
+my $standby = Whisperer::Node->new('standby');
+$standby->init_from_backup($primary, 'base', has_streaming => 1);
+$standby->start;
+
+# What the primary sends does not come from the standby, too.
+$primary->safe_psql('postgres', q{SELECT whisperer.deliver_event('{}'::jsonb, 'made')});
+$primary->wait_settled;
+$primary->wait_for_catchup($standby);
+is($receiver->count(path => '/made'), 1, 'delivered once');
+is($standby->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'whisperer%'}),
+	0, 'no process on a standby');
+is($standby->safe_psql('postgres', 'SELECT count(*) FROM whisperer.workers'), 0, 'and the view says so');
+is($standby->safe_psql('postgres', 'SELECT count(*) FROM whisperer.webhook_events'), 1, 'the views can be read');
+like(
+	($standby->psql('postgres', q{SELECT whisperer.deliver_event('{}'::jsonb, 'made')}))[2],
+	qr/cannot execute .* (during recovery|in a read-only transaction)/,
+	'an event cannot be raised');
+
+# What was not sent when the primary went is sent by the new one.
+$primary->safe_psql('postgres', 'ALTER SYSTEM SET whisperer.enabled = off');
+$primary->safe_psql('postgres', 'SELECT pg_reload_conf()');
+$primary->poll_until('postgres', q{SELECT state FROM whisperer.workers WHERE kind = 'delivery'}, 'disabled');
+$primary->safe_psql('postgres', q{SELECT whisperer.deliver_event('{}'::jsonb, 'made') FROM generate_series(1, 4)});
+$primary->wait_for_catchup($standby);
+$primary->stop('immediate');
+is($receiver->count(path => '/made'), 1, 'nothing is sent before the promotion');
+$standby->promote;
+$standby->delivery_pids('postgres');
+$standby->wait_settled;
+is($receiver->count(path => '/made'), 5, 'the promoted server sends what is pending');
+
+$standby->stop;
+done_testing();

@@ -1,0 +1,62 @@
+# A worker that crashes the server again and again is started later each time, although the crash
+# empties shared memory.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+use Whisperer::Node;
+
+my $node = Whisperer::Node->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', 'restart_after_crash = on');
+$node->start;
+$node->create_whisperer('postgres');
+my $oid = $node->safe_psql('postgres', q{SELECT oid FROM pg_database WHERE datname = 'postgres'});
+
+sub failures
+{
+	my $file = $node->data_dir . '/pg_whisperer/launcher';
+	return -e $file && slurp_file($file) =~ /^$oid (\d+) \d+ \d+$/m ? $1 : 0;
+}
+
+# While the server restarts itself, it takes no connections.
+sub wait_until
+{
+	my ($condition, $what) = @_;
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+	usleep(20_000) until $condition->() || time() > $end;
+	ok(time() <= $end, $what);
+	return;
+}
+
+sub worker
+{
+	my (undef, $pid) = $node->psql('postgres',
+		q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'whisperer delivery' AND datname = 'postgres'});
+	return $pid;
+}
+
+my $log = $node->log_position;
+my ($pid) = $node->delivery_pids('postgres');
+my $start = time();
+foreach my $crash (1 .. 3)
+{
+	kill 'KILL', $pid;
+	my $killed = $pid;
+	wait_until(sub { my $now = worker(); ($pid = $now) && $now ne $killed }, "crash $crash: a worker again");
+	wait_until(sub { failures() == $crash }, "crash $crash: remembered");
+}
+cmp_ok(time() - $start, '>=', 1 + 2 + 4, 'each start waits longer: 1, 2 and 4 seconds');
+
+# A clean restart does not count as a crash.
+$node->restart;
+($pid) = $node->delivery_pids('postgres');
+is(failures(), 3, 'a clean restart is no failure');
+
+# Somebody changes something: perhaps the reason is gone.
+$node->safe_psql('postgres', 'ALTER DATABASE postgres SET whisperer.max_attempts = 5');
+wait_until(sub { failures() == 0 }, 'a change that is announced begins anew');
+$node->stop;
+done_testing();
