@@ -95,8 +95,15 @@ bool parse_retention(const char *text, int64 *result) {
     int count = 0;
     int kind = 0;
     struct pg_itm_in parts = {};
-    if (ParseDateTime(text, work, sizeof(work), fields, types, MAXDATEFIELDS, &count) != 0 ||
-        DecodeInterval(fields, types, count, INTERVAL_FULL_RANGE, &kind, &parts) != 0 || kind != DTK_DELTA)
+    int error = ParseDateTime(text, work, sizeof(work), fields, types, MAXDATEFIELDS, &count);
+    if (error == 0)
+        error = DecodeInterval(fields, types, count, INTERVAL_FULL_RANGE, &kind, &parts);
+    if (error == DTERR_BAD_FORMAT && strlen(text) < sizeof(work)) { // as interval_in() does: perhaps P12W
+        strlcpy(work, text, sizeof(work));
+        parts = {};
+        error = DecodeISO8601Interval(work, &kind, &parts);
+    }
+    if (error != 0 || kind != DTK_DELTA)
         return false;
     int64 days =
         static_cast<int64>(parts.tm_year) * 360 + static_cast<int64>(parts.tm_mon) * 30 + parts.tm_mday;
@@ -139,6 +146,11 @@ void assign_retention(const char *, void *extra) {
         retention_value = *static_cast<int64 *>(extra);
 }
 
+// Core messages go on after a colon; a DETAIL is a sentence.
+void detail_from(const core::FieldError &error) {
+    GUC_check_errdetail("%c%s.", pg_toupper(static_cast<unsigned char>(error.message[0])), error.message + 1);
+}
+
 bool check_allowed_networks(char **value, void **extra, GucSource) {
     auto *policy = static_cast<core::AddressPolicy *>(compat_guc_malloc(sizeof(core::AddressPolicy)));
     if (policy == nullptr)
@@ -147,7 +159,7 @@ bool check_allowed_networks(char **value, void **extra, GucSource) {
     core::FieldError error = {};
     if (!core::parse_networks(core::Slice{*value, strlen(*value)}, policy, &error)) {
         compat_guc_free(policy);
-        GUC_check_errdetail("%s.", error.message);
+        detail_from(error);
         if (error.hint[0] != '\0')
             GUC_check_errhint("%s", error.hint);
         return false;
@@ -177,7 +189,7 @@ bool check_proxy(char **value, void **, GucSource) {
     const char *text = *value;
     size_t length = strlen(text);
     if (!core::check_url(core::Slice{text, length}, &error, "whisperer.proxy")) {
-        GUC_check_errdetail("%s.", error.message);
+        detail_from(error);
         GUC_check_errhint("Give it as http://host:port.");
         return false;
     }
@@ -234,8 +246,9 @@ void define_worker_settings() {
         "whisperer.workers", "Delivery workers of each database that has the extension.",
         "Each takes one of max_worker_processes. A change stops a database's workers and starts the new set.",
         &setting_workers, 1, 1, max_shards, PGC_SIGHUP, 0);
-    define_int("whisperer.max_in_flight", "Requests that one delivery worker has under way at most.", nullptr,
-               &setting_max_in_flight, 256, 1, 4096, PGC_SIGHUP, 0);
+    define_int("whisperer.max_in_flight", "Requests that one delivery worker has under way at most.",
+               "What is waiting stays in its table until there is room.", &setting_max_in_flight, 256, 1,
+               4096, PGC_SIGHUP, 0);
     define_int("whisperer.max_in_flight_per_subscription",
                "Requests that are under way to one subscription at most.",
                "A subscription's config.max_in_flight takes precedence.",
@@ -257,8 +270,9 @@ void define_worker_settings() {
     define_string("whisperer.proxy", "Proxy that requests go through.",
                   "As http://host:port; empty for none. The proxy variables of the environment are ignored.",
                   &setting_proxy, "", PGC_SIGHUP, check_proxy, nullptr);
-    define_int("whisperer.callback_timeout", "Time allowed for one call of a callback.", nullptr,
-               &setting_callback_timeout, 5000, 10, 3600 * 1000, PGC_SIGHUP, GUC_UNIT_MS);
+    define_int("whisperer.callback_timeout", "Time allowed for one call of a callback.",
+               "One that takes longer is cancelled, and the reason recorded.", &setting_callback_timeout,
+               5000, 10, 3600 * 1000, PGC_SIGHUP, GUC_UNIT_MS);
     define_int("whisperer.safety_scan_interval", "Time between two searches for work nobody announced.",
                "Work is announced when it is committed; this is only the net below.",
                &setting_safety_scan_interval, 60, 1, 24 * 3600, PGC_SIGHUP, GUC_UNIT_S);
