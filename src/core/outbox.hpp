@@ -6,7 +6,7 @@
 //     plan_new / plan_retries → (the shell queries) → add_row … → finish_reads
 //     start → engine → step → results → (the shell records) → recorded / postpone
 //
-// Fairness. Each subscription has a window, the number of its requests that may be in flight: it starts small, doubles
+// Fairness. Each subscription has a window, the number of its requests that may be in flight: it starts with one, doubles
 // with each delivery up to its limit, and halves with each failure. And each has a standing: good (its last attempt was
 // answered with 2xx), unknown, or bad (its last attempt failed, or its requests have been hanging for a second). The bad
 // together may fill a quarter of the worker's slots, bad and unknown three quarters: a slot for a good receiver is never

@@ -88,7 +88,7 @@ struct Subscription {
     // Sending.
     std::deque<Item *> queue;
     int in_flight = 0;
-    int window = 2;
+    int window = 1; // a receiver nobody knows may hang: one slot is what it costs to find out
     Standing standing = Standing::unknown; // without regard to `stalled`
     bool stalled = false;
     Micros last_progress = 0;
