@@ -189,7 +189,9 @@ void process_ended(const SlotEnd &end, int64 now) {
     if (entry == nullptr)
         return;
     if (end.kind == WorkerKind::probe && entry->state == DatabaseState::probing) {
-        if (!end.answered)
+        if (!end.started) // it found the database barred
+            look(entry, now);
+        else if (!end.answered)
             probe_fail(entry, now);
         else if (OidIsValid(end.extension))
             set_start(entry, end.extension, now);
@@ -213,15 +215,15 @@ int64 step(Entry *entry, int64 now) {
     switch (entry->state) {
     case DatabaseState::unknown:
         if (barred || !entry->connectable)
-            return entry->look ? now + second : never;
+            return never; // the end of the bar, or a scan, brings it back
         if (entry->look)
             entry->next_try = Min(entry->next_try, now + backoff_micros(entry->failures));
         if (now < entry->next_try)
             return entry->next_try;
-        if (slot_count(WorkerKind::probe, InvalidOid) < probes_at_once)
-            probe(entry);
-        return OidIsValid(entry->database) && entry->state == DatabaseState::unknown ? entry->next_try
-                                                                                     : never;
+        if (slot_count(WorkerKind::probe, InvalidOid) >= probes_at_once)
+            return never; // the end of a probe wakes us
+        probe(entry);
+        return entry->state == DatabaseState::unknown && entry->next_try > now ? entry->next_try : never;
     case DatabaseState::probing:
         if (slot_count(WorkerKind::probe, entry->database) == 0) {
             probe_fail(entry, now); // it could not even be started
