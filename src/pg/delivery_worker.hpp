@@ -5,6 +5,7 @@
 #include "pg/prelude.hpp"
 
 #include "pg/journal.hpp"
+#include "pg/wall_clock.hpp"
 #include "pg/worker.hpp"
 
 namespace whisperer::pg {
@@ -21,15 +22,6 @@ struct DeliveryWorker {
     bool refetch_states;  // at start: what was learnt of receivers
     bool told_copy;       // the log has been told that this database is a copy
 };
-
-// Microseconds since the Unix epoch, as the core counts wall-clock time, and PostgreSQL's timestamps.
-constexpr int64 postgres_epoch_micros = (int64)(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
-inline TimestampTz to_timestamp(core::WallMicros wall) {
-    return wall == INT64_MIN ? DT_NOBEGIN : wall - postgres_epoch_micros;
-}
-inline core::WallMicros to_wall(TimestampTz time) {
-    return time + postgres_epoch_micros;
-}
 
 // All of these run in a transaction of the worker's (worker_begin() … worker_commit()).
 
