@@ -10,6 +10,8 @@ extern "C" {
 #include "catalog/pg_proc.h"
 #include "parser/parse_type.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -113,6 +115,40 @@ inline TransactionId compat_oldest_clog_xid() {
     return TransamVariables->oldestClogXid;
 #else
     return ShmemVariableCache->oldestClogXid;
+#endif
+}
+
+// The entry after `previous` (null: the first) in this process's list of locks of one partition of the lock table, whose
+// lock is held. 16 changed the kind of the lists.
+inline PROCLOCK *compat_next_own_lock(int partition, PROCLOCK *previous) {
+#if PG_VERSION_NUM >= 160000
+    dlist_head *list = &MyProc->myProcLocks[partition];
+    dlist_node *node = previous == nullptr ? &list->head : &previous->procLink;
+    if (dlist_is_empty(list) || (previous != nullptr && !dlist_has_next(list, node)))
+        return nullptr;
+    return dlist_container(PROCLOCK, procLink, node->next);
+#else
+    SHM_QUEUE *list = &MyProc->myProcLocks[partition];
+    return (PROCLOCK *)SHMQueueNext(list, previous == nullptr ? list : &previous->procLink,
+                                    offsetof(PROCLOCK, procLink));
+#endif
+}
+
+// The number of this process's transaction, which no other of its transactions has. 17 moved it.
+inline LocalTransactionId compat_local_transaction() {
+#if PG_VERSION_NUM >= 170000
+    return MyProc->vxid.lxid;
+#else
+    return MyProc->lxid;
+#endif
+}
+
+// Takes a look without the partition's lock: of advisory locks only this process makes and removes its own.
+inline bool compat_no_own_locks(int partition) {
+#if PG_VERSION_NUM >= 160000
+    return dlist_is_empty(&MyProc->myProcLocks[partition]);
+#else
+    return SHMQueueEmpty(&MyProc->myProcLocks[partition]);
 #endif
 }
 

@@ -1,6 +1,7 @@
 #include "pg/prelude.hpp"
 
 #include "pg/errors.hpp"
+#include "pg/neutral_settings.hpp"
 #include "pg/serialize.hpp"
 #include "pg/settings.hpp"
 
@@ -11,9 +12,7 @@ extern "C" {
 #include "pgtime.h"
 #include "utils/builtins.h"
 #include "catalog/namespace.h"
-#include "utils/float.h"
 #include "utils/fmgroids.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/typcache.h"
@@ -26,32 +25,6 @@ bool serializable_type(Oid type) {
 }
 
 namespace {
-
-struct NeutralSetting {
-    const char *name;
-    const char *value;
-};
-
-// Every setting on which some type's output depends. search_path: regclass and its like print names relative to it.
-constexpr NeutralSetting neutral_settings[] = {
-    {"TimeZone", "UTC"},          {"DateStyle", "ISO, MDY"}, {"IntervalStyle", "iso_8601"},
-    {"bytea_output", "hex"},      {"lc_monetary", "C"},      {"xmlbinary", "base64"},
-    {"search_path", "pg_catalog, pg_temp"},
-};
-
-int neutral_begin() {
-    int level = NewGUCNestLevel();
-    for (const NeutralSetting &setting : neutral_settings) {
-        const char *now = GetConfigOption(setting.name, false, false);
-        if (strcmp(now, setting.value) != 0)
-            set_config_option(setting.name, setting.value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-                              false);
-    }
-    // Any positive value means "shortest that is exact".
-    if (extra_float_digits < 1)
-        set_config_option("extra_float_digits", "1", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-    return level;
-}
 
 // to_jsonb() asks its call expression for the argument's type, so give it one, kept for the last type used.
 Datum call_to_jsonb(Datum value, Oid type) {
@@ -88,9 +61,9 @@ Jsonb *serialize_default(Datum value, Oid type) {
     else if (type == JSONOID)
         return parse_json_object(TextDatumGetCString(value), "instance");
     else {
-        int level = neutral_begin();
+        int level = neutral_settings_begin();
         result = DatumGetJsonbP(call_to_jsonb(value, type));
-        AtEOXact_GUC(false, level);
+        neutral_settings_end(level);
     }
     require_object(result, "instance");
     return result;
