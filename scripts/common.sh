@@ -47,7 +47,7 @@ make_stage() {
     mkdir "$stage"/{pg,tree,out,tmp,socket,home,ports}
     private_postgresql "$stage/pg"
     local part
-    for part in test sql expected scripts; do
+    for part in test sql expected scripts docs README.md; do
         [[ -e $root/$part ]] && cp -R "$root/$part" "$stage/tree/"
     done
     if [[ $(id -u) -eq 0 ]]; then
@@ -128,6 +128,8 @@ stop_server() {
 remove_stage() {
     local status=$?
     trap '' INT TERM HUP
+    # shellcheck disable=SC2046
+    kill $(jobs -p) 2>/dev/null || true
     stop_server immediate || true
     # Servers of tests that were interrupted: an immediate shutdown for each.
     find "$stage/out" -name postmaster.pid -exec head -n 1 {} ';' 2>/dev/null | xargs -r kill -QUIT 2>/dev/null || true
@@ -135,7 +137,8 @@ remove_stage() {
     if [[ -n ${KEEP:-} ]]; then
         echo "kept: $stage" >&2
     else
-        rm -rf "$stage"
+        # Twice: what was interrupted may still be writing.
+        rm -rf "$stage" 2>/dev/null || { wait; rm -rf "$stage"; }
     fi
     exit "$status"
 }

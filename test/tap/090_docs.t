@@ -1,0 +1,103 @@
+# Every SQL example of README.md and docs/ does what the document says.  See Whisperer::Documents for how
+# the documents tell the test what to expect.
+use strict;
+use warnings;
+use utf8;
+
+use Encode qw(decode_utf8 encode_utf8);
+use IPC::Run qw(run);
+use JSON::XS ();
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Whisperer::Documents;
+use Whisperer::Node;
+use Whisperer::Receiver;
+
+my $json = JSON::XS->new;
+my $receiver = Whisperer::Receiver->new;
+my $base = $receiver->url('');
+my $node = Whisperer::Node->new('docs');
+$node->init;
+$node->start;
+
+# One psql for each block: (output and errors as a person sees them, SQLSTATE or undef).
+sub psql
+{
+	my ($database, $sql) = @_;
+	my ($out, $exit) = ('');
+	run [ 'psql', '-X', '-v', 'ON_ERROR_STOP=1', '-v', 'VERBOSITY=verbose', '-v', 'SHOW_CONTEXT=never',
+		'-P', 'footer=off', '-d', $node->connstr($database), '-f', '-' ],
+	  '<', \encode_utf8($sql), '>', \$out, '2>', \my $err;
+	$out = decode_utf8($out);
+	$err = decode_utf8($err);
+	my $failed = $? != 0;
+	my ($state) = $err =~ /(?:ERROR|FATAL):\s+([0-9A-Z]{5}):/;
+	$err =~ s/^psql:<stdin>:\d+: //mg;
+	$err =~ s/^((?:ERROR|FATAL|WARNING|NOTICE):\s+)[0-9A-Z]{5}: /$1/mg;
+	$err =~ s/^(?:LOCATION|LINE \d+|CONTEXT|QUERY):.*\n//mg;
+	$err =~ s/^ *\^ *\n//mg;
+	return ($out . $err, $failed ? $state // 'unknown' : undef);
+}
+
+sub run_block
+{
+	my ($database, $where, $part) = @_;
+	my $announced = Whisperer::Documents::announced($part->{text});
+	my ($output, $state) = psql($database, Whisperer::Documents::localised($part->{text}, $base));
+	is($state, $announced, $where . (defined $announced ? " fails with $announced" : '')) or diag(encode_utf8($output));
+	return $output;
+}
+
+sub run_document
+{
+	my ($file, $database) = @_;
+	my @parts = Whisperer::Documents::parts($file);
+	return unless grep { $_->{kind} eq 'sql' } @parts;
+	$node->safe_psql('postgres', "CREATE DATABASE $database");
+	# A document that begins with CREATE EXTENSION shows that itself.
+	$node->create_whisperer($database)
+	  unless grep { $_->{kind} eq 'sql' && $_->{text} =~ /^CREATE EXTENSION whisperer/m } @parts;
+
+	my ($output, $before) = (undef, '');
+	for my $part (@parts)
+	{
+		my $where = "$file:$part->{line}";
+		if ($part->{kind} eq 'sql' && $part->{info} ne '')
+		{
+			$part->{info} =~ /^(?:shown|coming)$/ or die "$where: ```sql $part->{info}\n";
+			diag("$where: not run yet") if $part->{info} eq 'coming';
+			undef $output;
+		}
+		elsif ($part->{kind} eq 'sql') { $output = run_block($database, $where, $part); }
+		elsif ($part->{kind} eq 'text' && $before eq 'sql' && defined $output)
+		{
+			ok(Whisperer::Documents::same($output, $part->{text}, $base), "$where: the output") or diag(encode_utf8($output));
+		}
+		elsif ($part->{kind} eq 'receiver')
+		{
+			my ($path, @steps) = Whisperer::Documents::receiver_rule($part->{text}, $json);
+			$receiver->behave(path => $path, steps => \@steps, per => 'webhook-id');
+		}
+		elsif ($part->{kind} eq 'until') { $node->poll_until($database, $part->{text}); }
+		$before = $part->{kind};
+	}
+
+	# The next document finds the server as this one did.
+	$node->safe_psql('postgres', 'ALTER SYSTEM RESET ALL');
+	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+	$node->safe_psql('postgres', "DROP DATABASE $database");
+	my @roles = split /\n/, $node->safe_psql('postgres',
+		q{SELECT quote_ident(rolname) FROM pg_roles WHERE rolname NOT LIKE 'pg\_%' AND rolname <> 'postgres'});
+	$node->safe_psql('postgres', 'DROP ROLE ' . join ', ', @roles) if @roles;
+	$receiver->reset;
+	return;
+}
+
+my $number = 0;
+my @files = @ARGV ? @ARGV : ('README.md', sort glob 'docs/*.md');
+run_document($_, 'document_' . ++$number) for @files;
+cmp_ok($number, '>=', 1, 'there are documents');
+
+$receiver->stop;
+$node->stop;
+done_testing();
