@@ -47,6 +47,8 @@ struct SubscriptionFields {
     int max_attempts;
     int max_in_flight;
     Countdown countdown; // its schedule is copied too
+    bool custom_countdown; // `countdown` only holds until the user's own function, called elsewhere, has said better
+    bool has_callback;     // the responses' headers are kept for it
     bool sendable;       // active, not ended, its owner exists
 };
 
@@ -107,6 +109,9 @@ struct AttemptResult {
     Slice error;            // empty: none
     Slice body;             // of the response
     bool body_truncated;
+    Slice headers; // lines separated by CRLF; only with has_callback, and cut
+    bool has_callback;
+    bool custom_countdown;
     Micros elapsed;
     WallMicros attempted_at; // 0: no request was made (given up after crashes)
     WallMicros due;          // outcome retry
@@ -175,6 +180,7 @@ class Outbox {
     void give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcept;
     void body_gone(const Uuid &uuid) noexcept; // the row is not there any more
     // Deliveries read but not sent, of subscriptions whose bucket became dirty: they may have been cancelled meanwhile.
+    bool has_unsent_to_check() const noexcept;
     size_t unsent(Uuid *uuids, size_t capacity) noexcept;
     void drop_unsent(const Uuid &uuid) noexcept;
 

@@ -394,6 +394,10 @@ void Outbox::read_all_again() noexcept {
     mark_all_dirty();
 }
 
+bool Outbox::has_unsent_to_check() const noexcept {
+    return !impl_->recheck.empty();
+}
+
 size_t Outbox::unsent(Uuid *uuids, size_t capacity) noexcept {
     Impl &box = *impl_;
     size_t count = 0;

@@ -252,6 +252,12 @@ bool may_send(const DeliveryWorker *worker) {
     return setting_enabled && !worker->held;
 }
 
+// Is there anything to read?
+bool wants_tables(DeliveryWorker *worker) {
+    core::Outbox *box = worker->box;
+    return box->wants_read(to_wall(GetCurrentTimestamp())) || box->wants_bodies() || box->has_unsent_to_check();
+}
+
 void work_on_tables(DeliveryWorker *worker, int64 now) {
     size_t results = worker->box->result_count();
     if (results == 0)
@@ -277,8 +283,7 @@ void work_on_tables(DeliveryWorker *worker, int64 now) {
         if (saves_statistics(worker) && !in_transaction(worker, statistics_work))
             return;
     }
-    if (may_send(worker) && (worker->box->wants_read(to_wall(GetCurrentTimestamp())) || worker->box->wants_bodies()) &&
-        !in_transaction(worker, read_work))
+    if (may_send(worker) && wants_tables(worker) && !in_transaction(worker, read_work))
         worker->box->read_all_again();
 }
 
@@ -308,11 +313,9 @@ long time_to_wait(DeliveryWorker *worker, int64 now) {
     if (now < loop.try_again_at)
         until = Max(until == loop.scan_at ? loop.try_again_at : until, loop.try_again_at);
     long wait = until <= now ? 0 : (long)((until - now + 999) / 1000);
-    core::WallMicros wall = to_wall(GetCurrentTimestamp());
-    if (may_send(worker) && now >= loop.try_again_at &&
-        (worker->box->wants_read(wall) || worker->box->wants_bodies()))
+    if (may_send(worker) && now >= loop.try_again_at && wants_tables(worker))
         return 0;
-    int timeout = worker->box->timeout_ms(now, wall);
+    int timeout = worker->box->timeout_ms(now, to_wall(GetCurrentTimestamp()));
     if (timeout >= 0)
         wait = Min(wait, (long)timeout);
     return wait;
