@@ -67,8 +67,10 @@ void Outbox::Impl::land(Item *item) noexcept {
 }
 
 void Outbox::Impl::drop_queue(Subscription *subscription) noexcept {
-    for (Item *item : subscription->queue)
+    for (Item *item : subscription->queue) {
+        remember_crashes(*item);
         forget(item);
+    }
     subscription->queue.clear();
     for (auto place = suspect_queue.begin(); place != suspect_queue.end();) {
         Item *item = *place;
@@ -76,13 +78,20 @@ void Outbox::Impl::drop_queue(Subscription *subscription) noexcept {
             ++place;
             continue;
         }
-        try {
-            suspects.emplace(item->uuid, item->crashes);
-        } catch (const std::bad_alloc &) {
-            // Then it is sent like any other when it comes again.
-        }
         place = suspect_queue.erase(place);
+        remember_crashes(*item);
         forget(item);
+    }
+}
+
+// For when the delivery is read again.
+void Outbox::Impl::remember_crashes(const Item &item) noexcept {
+    if (item.crashes.crashes == 0)
+        return;
+    try {
+        crashed.emplace(item.uuid, item.crashes);
+    } catch (const std::bad_alloc &) {
+        // Then it is sent like any other.
     }
 }
 
@@ -139,13 +148,17 @@ bool Outbox::put_subscription(const SubscriptionFields &fields) noexcept {
                                       fields.countdown.schedule + fields.countdown.schedule_count);
         subscription->countdown = fields.countdown;
         subscription->countdown.schedule = subscription->schedule.data();
+        subscription->custom_countdown = fields.custom_countdown;
+        subscription->has_callback = fields.has_callback;
         int limit = std::min(box.limits.max_in_flight_per_subscription, subscription->max_in_flight);
         subscription->window = std::clamp(subscription->window, 1, limit);
-        if (subscription->sendable && !fields.sendable)
+        // A 410 whose deactivation is not written yet holds.
+        bool sendable = fields.sendable && !subscription->deactivate;
+        if (subscription->sendable && !sendable)
             box.drop_queue(subscription);
-        if (subscription->sendable != fields.sendable)
+        if (subscription->sendable != sendable)
             box.reset_reading(subscription);
-        subscription->sendable = fields.sendable;
+        subscription->sendable = sendable;
         box.make_hungry(subscription);
         return true;
     } catch (const std::bad_alloc &) {
@@ -184,7 +197,7 @@ void Outbox::set_receiver_state(const ReceiverState &state) noexcept {
     if (subscription == nullptr)
         return;
     subscription->consecutive_failures = state.consecutive_failures;
-    subscription->paused_until = state.paused_until;
+    subscription->paused_until = std::max(subscription->paused_until, state.paused_until);
     subscription->last_status = state.last_status;
     if (state.consecutive_failures > 0) {
         subscription->window = 1;
@@ -205,7 +218,7 @@ bool Outbox::next_changed_state(ReceiverState *state, bool *deactivate, Micros n
     Impl &box = *impl_;
     for (size_t left = box.changed.size(); left > 0; left--) {
         Subscription *subscription = box.changed.front();
-        if (!subscription->state_urgent && now - subscription->state_given < state_interval) {
+        if (!subscription->state_urgent && now != at_once && now - subscription->state_given < state_interval) {
             std::rotate(box.changed.begin(), box.changed.begin() + 1, box.changed.end());
             continue;
         }
@@ -213,7 +226,8 @@ bool Outbox::next_changed_state(ReceiverState *state, bool *deactivate, Micros n
         subscription->in_changed = false;
         subscription->state_changed = false;
         subscription->state_urgent = false;
-        subscription->state_given = now;
+        if (now != at_once)
+            subscription->state_given = now;
         *state = ReceiverState{subscription->id, subscription->consecutive_failures, subscription->paused_until,
                                subscription->last_status, slice(subscription->last_error)};
         *deactivate = subscription->deactivate;
@@ -239,9 +253,39 @@ bool Outbox::has_changed_states() const noexcept {
     return !impl_->changed.empty();
 }
 
-bool Outbox::add_suspect(const Uuid &uuid, int crashes) noexcept {
+void Outbox::learn_elsewhere(const ReceiverState &state, bool deactivate) noexcept {
+    Impl &box = *impl_;
+    Subscription *subscription = box.find(state.subscription);
+    if (subscription == nullptr)
+        return;
+    subscription->consecutive_failures = state.consecutive_failures > 0 ? subscription->consecutive_failures + 1 : 0;
+    subscription->last_status = state.last_status;
+    subscription->deactivate = subscription->deactivate || deactivate;
+    bool longer = state.paused_until > subscription->paused_until;
+    if (longer)
+        subscription->paused_until = state.paused_until;
     try {
-        impl_->suspects.emplace(uuid, crashes);
+        subscription->last_error.assign(state.last_error.view());
+        box.note_state(subscription, longer || deactivate);
+        if (longer)
+            box.set_timer(subscription, subscription->paused_until);
+    } catch (const std::bad_alloc &) {
+        // Only what is shown; the safety scan looks at the subscription again.
+    }
+}
+
+bool Outbox::accepts(int64_t id, WallMicros now) const noexcept {
+    const Subscription *subscription = impl_->find(id);
+    return subscription != nullptr && subscription->sendable && subscription->paused_until <= now;
+}
+
+size_t Outbox::deliveries() const noexcept {
+    return impl_->items.size();
+}
+
+bool Outbox::add_suspect(const Uuid &uuid, const CrashCount &count) noexcept {
+    try {
+        impl_->crashed.emplace(uuid, count);
         return true;
     } catch (const std::bad_alloc &) {
         return false;
@@ -262,6 +306,9 @@ AttemptResult Outbox::result(size_t index) const noexcept {
                          slice(item.error),
                          slice(item.response),
                          item.response_truncated,
+                         slice(item.headers),
+                         item.has_callback,
+                         item.custom_countdown,
                          item.elapsed,
                          item.attempted_at,
                          item.due};

@@ -117,12 +117,17 @@ struct AttemptResult {
     WallMicros due;          // outcome retry
 };
 
+// How often a delivery was in flight when the worker crashed.
+struct CrashCount {
+    int crashes; // at all
+    int alone;   // with no other that could have been the cause
+};
+
 // Told of take-off and landing, so that a crash leaves behind what was in flight. Must not throw.
 struct FlightRecorder {
     void *context;
-    // A request is about to be sent. `alone`: it was in flight at a crash before, and is the only such one now.
-    // Returns a slot for landed().
-    int (*took_off)(void *context, const Uuid &uuid, int64_t subscription, bool alone, int crashes);
+    // A request is about to be sent. `alone`: it is a suspect, the only one in flight. Returns a slot for landed().
+    int (*took_off)(void *context, const Uuid &uuid, int64_t subscription, bool alone, const CrashCount &before);
     void (*landed)(void *context, int slot);
 };
 
@@ -149,12 +154,16 @@ class Outbox {
     // --- subscriptions
     bool put_subscription(const SubscriptionFields &fields) noexcept;
     void remove_subscription(int64_t id) noexcept;
-    void set_receiver_state(const ReceiverState &state) noexcept; // as loaded at start
+    void set_receiver_state(const ReceiverState &state) noexcept; // as the table has it; the longer pause holds
     // The next receiver whose state changed and is to be saved; false when there is none. Given at most once a second
-    // each, except what must not be lost (a pause). A 410 sets *deactivate.
+    // each, except what must not be lost (a pause), or when `now` is at_once. A 410 sets *deactivate.
+    static constexpr Micros at_once = INT64_MAX;
     bool next_changed_state(ReceiverState *state, bool *deactivate, Micros now) noexcept;
     void state_not_saved(int64_t subscription, bool deactivate) noexcept;
     bool has_changed_states() const noexcept;
+    // What an attempt made by somebody else taught: a success when there are no consecutive failures, else one more failure.
+    // The longer pause holds.
+    void learn_elsewhere(const ReceiverState &state, bool deactivate) noexcept;
 
     // --- reading
     void mark_bucket_dirty(int bucket) noexcept;
@@ -184,9 +193,19 @@ class Outbox {
     size_t unsent(Uuid *uuids, size_t capacity) noexcept;
     void drop_unsent(const Uuid &uuid) noexcept;
 
+    // --- deliveries that are handed over instead of being read (a synchronous delivery)
+    // May something be sent to it now: is it known, active, and not paused?
+    bool accepts(int64_t subscription, WallMicros now) const noexcept;
+    // Takes a delivery of a known subscription. False: out of memory.
+    bool add_delivery(int64_t subscription, const DeliveryRow &row) noexcept;
+    // Deliveries in memory: unsent, in flight, or not recorded.
+    size_t deliveries() const noexcept;
+
     // --- crashes
-    // Was in flight when a worker crashed; `crashes` times alone. To be called before reading.
-    bool add_suspect(const Uuid &uuid, int crashes) noexcept;
+    // Was in flight when a worker crashed. To be called before reading. After a first crash among others it is sent like any
+    // other, since most crashes are not the delivery's fault (a kill, an immediate shutdown). After a second one, or one
+    // with it alone in flight, it is a suspect: one of them is sent at a time. After three alone it is given up.
+    bool add_suspect(const Uuid &uuid, const CrashCount &count) noexcept;
 
     // --- sending
     void start(Micros now, WallMicros wall) noexcept;

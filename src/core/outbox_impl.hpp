@@ -39,7 +39,7 @@ struct Item {
     bool whole_body = false;
     bool body_missing = false;
     bool suspect = false;
-    int crashes = 0;
+    CrashCount crashes{};
     int flight_slot = -1;
     WallMicros attempted_at = 0;
 
@@ -49,6 +49,9 @@ struct Item {
     std::string error;
     std::string response;
     bool response_truncated = false;
+    std::string headers;
+    bool has_callback = false;
+    bool custom_countdown = false;
     Micros elapsed = 0;
     WallMicros due = 0;
     bool is_recorded = false;
@@ -71,6 +74,8 @@ struct Subscription {
     int max_in_flight = 0;
     Countdown countdown{};
     std::vector<double> schedule; // what countdown points to
+    bool custom_countdown = false;
+    bool has_callback = false;
     bool sendable = false;
 
     // Reading. New rows: everything visible in `read_to`'s predecessor `read_from` has been read; of what became visible
@@ -141,7 +146,7 @@ struct Outbox::Impl {
     std::unordered_map<int64_t, std::unique_ptr<Subscription>> subscriptions;
     std::vector<std::vector<Subscription *>> buckets{static_cast<size_t>(bucket_count)};
     std::unordered_map<Uuid, std::unique_ptr<Item>, UuidHash> items;
-    std::unordered_map<Uuid, int, UuidHash> suspects; // not yet seen again → crashes
+    std::unordered_map<Uuid, CrashCount, UuidHash> crashed; // in flight at a crash, not yet read again
     std::deque<Item *> suspect_queue;
     int suspects_in_flight = 0;
 
@@ -176,6 +181,7 @@ struct Outbox::Impl {
     void forget(Item *item) noexcept;
     void land(Item *item) noexcept;
     void drop_queue(Subscription *subscription) noexcept;
+    void remember_crashes(const Item &item) noexcept;
     void reset_reading(Subscription *subscription) noexcept;
     void note_state(Subscription *subscription, bool urgent);
     void add_result(Item *item);

@@ -217,12 +217,14 @@ Item *Outbox::Impl::make_item(Subscription *subscription, const DeliveryRow &row
         item->payload.assign(row.payload.view());
         item->whole_body = row.whole_body;
         item->body_missing = row.body_missing;
-        auto suspect = suspects.find(row.uuid);
-        if (suspect != suspects.end()) {
-            item->suspect = true;
-            item->crashes = suspect->second;
+        auto crash = crashed.find(row.uuid);
+        if (crash != crashed.end()) {
+            item->crashes = crash->second;
+            item->suspect = item->crashes.alone > 0 || item->crashes.crashes > 1;
+            crashed.erase(crash);
+        }
+        if (item->suspect) {
             suspect_queue.push_back(item.get());
-            suspects.erase(suspect);
         } else
             subscription->queue.push_back(item.get());
         just_read.push_back(item.get());
@@ -233,6 +235,21 @@ Item *Outbox::Impl::make_item(Subscription *subscription, const DeliveryRow &row
         throw;
     }
     return place->second.get();
+}
+
+bool Outbox::add_delivery(int64_t id, const DeliveryRow &row) noexcept {
+    Impl &box = *impl_;
+    try {
+        Subscription *subscription = box.find(id);
+        if (subscription != nullptr && box.make_item(subscription, row) != nullptr) {
+            box.just_read.clear();
+            box.make_ready(subscription);
+        }
+        return true;
+    } catch (const std::bad_alloc &) {
+        box.just_read.clear();
+        return false;
+    }
 }
 
 bool Outbox::add_new(size_t read, const DeliveryRow &row, WallMicros now) noexcept {
@@ -308,13 +325,7 @@ void Outbox::Impl::undo_reads() noexcept {
         Subscription *subscription = item->subscription;
         auto &queue = item->suspect ? suspect_queue : subscription->queue;
         queue.erase(std::remove(queue.begin(), queue.end(), item), queue.end());
-        if (item->suspect) {
-            try {
-                suspects.emplace(item->uuid, item->crashes);
-            } catch (const std::bad_alloc &) {
-                // Then it is sent like any other.
-            }
-        }
+        remember_crashes(*item);
         forget(item);
     }
     for (PlannedNew &plan : planned_new) {
@@ -389,6 +400,7 @@ void Outbox::Impl::retry_written(Subscription *subscription, WallMicros due) noe
 }
 
 void Outbox::read_all_again() noexcept {
+    finish_reads(false);
     for (auto &entry : impl_->subscriptions)
         impl_->reset_reading(entry.second.get());
     mark_all_dirty();

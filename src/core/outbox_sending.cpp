@@ -13,15 +13,17 @@ namespace {
 // Requests in flight without any progress for this long: the receiver hangs.
 constexpr Micros stall_limit = 1000 * 1000;
 constexpr Micros stall_check_interval = 250 * 1000;
-// Crashes with a delivery alone in flight after which it is given up.
+// Crashes with a delivery alone in flight after which it is given up (contract, section 6).
 constexpr int crash_limit = 3;
-// What was in flight at a crash waits this long after the start.
+// Suspects wait this long after the start, for the rest to be under way.
 constexpr Micros suspect_delay = 1000 * 1000;
 // Results that could not be recorded yet above which nothing new is sent: memory is bounded even if no row can be written.
 constexpr size_t unrecorded_limit = 4096;
 // Bytes of large bodies loaded at once while waiting to be sent.
 constexpr size_t bodies_at_once = 4;
 constexpr double micros_per_second = 1e6;
+// Bytes of a response's headers that are kept for a callback.
+constexpr size_t callback_headers_limit = 16 * 1024;
 
 } // namespace
 
@@ -102,6 +104,8 @@ bool Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
     }
     item->flight_slot = slot;
     item->attempted_at = wall;
+    item->has_callback = subscription->has_callback;
+    item->custom_countdown = subscription->custom_countdown;
     item->attempts++;
     if (subscription->in_flight++ == 0)
         subscription->last_progress = now;
@@ -118,13 +122,13 @@ void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
         return;
     Item *item = suspect_queue.front();
     Subscription *subscription = item->subscription;
-    if (item->crashes >= crash_limit) {
+    if (item->crashes.alone >= crash_limit) {
         add_result(item);
         suspect_queue.pop_front();
         queued_bytes -= item->payload.size();
         item->payload = std::string();
         item->outcome = Outcome::failed;
-        item->error = "given up: the delivery worker crashed " + std::to_string(item->crashes) +
+        item->error = "given up: the delivery worker crashed " + std::to_string(item->crashes.alone) +
                       " times while this delivery alone was in flight";
         return;
     }
@@ -276,6 +280,8 @@ void Outbox::Impl::take_result(const HttpResult &http, Micros now, WallMicros wa
         item->error = "the receiver answered with status " + std::to_string(http.status);
     item->response.assign(http.body.view());
     item->response_truncated = http.body_truncated;
+    if (item->has_callback)
+        item->headers.assign(http.headers.view().substr(0, callback_headers_limit));
     item->elapsed = http.elapsed;
     item->due = wall + static_cast<WallMicros>(verdict.wait_seconds * micros_per_second);
     if (item->suspect)

@@ -99,13 +99,13 @@ void make_worker(DeliveryWorker *worker) {
     if (worker->box == nullptr || worker->subscription_changes == nullptr)
         out_of_memory("its outbox");
     for (int i = 0; i < suspect_count; i++)
-        if (!worker->box->add_suspect(suspects[i].uuid, suspects[i].crashes))
+        if (!worker->box->add_suspect(suspects[i].uuid, suspects[i].count))
             out_of_memory("its list of suspects");
     if (suspect_count > 0)
         ereport(LOG,
                 errmsg("whisperer found %d deliveries of database \"%s\" that were in flight at a crash", suspect_count,
                        worker->self->database_name),
-                errdetail("They are sent again, one at a time."));
+                errdetail("They are sent again, with the same webhook-id."));
     pfree(suspects);
     worker->held = true;
     worker->reload_wanted = true;

@@ -24,14 +24,14 @@ namespace whisperer::pg {
 
 namespace {
 
-constexpr uint32 journal_magic = 0x57484a31; // "WHJ1"
+constexpr uint32 journal_magic = 0x57484a32; // "WHJ2"
 constexpr int journal_capacity = 4096;       // the largest whisperer.max_in_flight
 
 enum EntryState : uint32 { ENTRY_FREE = 0, ENTRY_IN_FLIGHT = 1, ENTRY_ALONE = 2 };
 
 struct Entry {
     uint32 state; // written last
-    int32 crashes;
+    core::CrashCount before;
     core::Uuid uuid;
     int64 subscription;
 };
@@ -75,9 +75,13 @@ void take_suspects(JournalFile *file, Suspect *suspects, int *count, int capacit
         file->entry_size = sizeof(Entry);
         return;
     }
+    int in_flight = 0;
+    for (const Entry &entry : file->entries)
+        in_flight += entry.state != ENTRY_FREE;
     for (Entry &entry : file->entries) {
+        bool alone = entry.state == ENTRY_ALONE || in_flight == 1;
         if (entry.state != ENTRY_FREE && *count < capacity)
-            suspects[(*count)++] = {entry.uuid, entry.crashes + (entry.state == ENTRY_ALONE ? 1 : 0)};
+            suspects[(*count)++] = {entry.uuid, {entry.before.crashes + 1, entry.before.alone + alone}};
         entry.state = ENTRY_FREE;
     }
 }
@@ -128,7 +132,8 @@ void journal_close(Journal *journal) {
     pfree(journal);
 }
 
-int journal_took_off(void *context, const core::Uuid &uuid, int64_t subscription, bool alone, int crashes) {
+int journal_took_off(void *context, const core::Uuid &uuid, int64_t subscription, bool alone,
+                     const core::CrashCount &before) {
     Journal *journal = (Journal *)context;
     if (journal->free_count == 0)
         return -1; // sent, but not remembered: only possible while results cannot be recorded
@@ -136,7 +141,7 @@ int journal_took_off(void *context, const core::Uuid &uuid, int64_t subscription
     Entry &entry = journal->file->entries[slot];
     entry.uuid = uuid;
     entry.subscription = subscription;
-    entry.crashes = crashes;
+    entry.before = before;
     pg_write_barrier();
     entry.state = alone ? ENTRY_ALONE : ENTRY_IN_FLIGHT;
     return slot;

@@ -17,7 +17,7 @@ struct Journal;
 // Deliveries that were in flight when the last worker of this database and shard ended without closing its journal.
 struct Suspect {
     core::Uuid uuid;
-    int crashes; // with it alone in flight
+    core::CrashCount count;
 };
 
 // Maps the worker's journal, hands out what an earlier process left in it (palloc'ed array), and empties it. Suspects
@@ -29,7 +29,8 @@ Journal *journal_open(Oid database, int shard, Suspect **suspects, int *count);
 void journal_close(Journal *journal);
 
 // As core::FlightRecorder wants them; context is the Journal. They only write memory.
-int journal_took_off(void *journal, const core::Uuid &uuid, int64_t subscription, bool alone, int crashes);
+int journal_took_off(void *journal, const core::Uuid &uuid, int64_t subscription, bool alone,
+                     const core::CrashCount &before);
 void journal_landed(void *journal, int slot);
 
 // Removes the journals of a database, when it is known to be gone. Errors are ignored: a journal without a database harms

@@ -139,7 +139,7 @@ class Model {
     }
     static WallMicros wall() { return mono(); }
 
-    static int took_off(void *context, const Uuid &uuid, int64_t, bool alone, int) {
+    static int took_off(void *context, const Uuid &uuid, int64_t, bool alone, const CrashCount &) {
         auto *model = static_cast<Model *>(context);
         model->launches[uuid]++;
         model->alone += alone;
@@ -443,12 +443,17 @@ TEST_F(OutboxTest, SuspectsGoOneAtATimeAndAreGivenUpAfterThreeCrashes) {
     for (int i = 0; i < 4; i++)
         suspects.push_back(model.insert(xid, 1));
     Uuid poison = model.insert(xid, 1);
+    Uuid innocent = model.insert(xid, 1);
     for (int i = 0; i < 50; i++)
         model.insert(xid, 1);
     for (const Uuid &uuid : suspects)
-        ASSERT_TRUE(model.box->add_suspect(uuid, 1));
-    ASSERT_TRUE(model.box->add_suspect(poison, 3));
+        ASSERT_TRUE(model.box->add_suspect(uuid, {1, 1}));
+    ASSERT_TRUE(model.box->add_suspect(poison, {3, 3}));
+    ASSERT_TRUE(model.box->add_suspect(innocent, {1, 0}));
     model.commit(xid);
+    // One crash among others makes no suspect: it does not wait for its turn.
+    ASSERT_TRUE(model.until([&] { return model.history.count(innocent) > 0; }));
+    EXPECT_EQ(model.most_alone, 0);
     ASSERT_TRUE(model.until([&] { return model.empty(); }));
     EXPECT_EQ(model.most_alone, 1);
     EXPECT_EQ(model.history[poison], core::Outcome::failed);
