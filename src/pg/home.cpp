@@ -8,6 +8,7 @@
 extern "C" {
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "utils/builtins.h"
 }
 
@@ -170,4 +171,13 @@ WHISPERER_SQL_FUNCTION(whisperer_owner_is_gone) {
         PG_RETURN_NULL();
     char *name = text_to_cstring(PG_GETARG_TEXT_PP(1));
     PG_RETURN_BOOL(!OidIsValid(owner_role(PG_GETARG_OID(0), name, PG_GETARG_INT64(2))));
+}
+
+// Trigger on whisperer.home: at commit the workers look again whether this database is a copy.
+WHISPERER_SQL_FUNCTION(whisperer_home_changed) {
+    if (!CALLED_AS_TRIGGER(fcinfo))
+        ereport(ERROR, errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+                errmsg("whisperer.home_changed() can only be called as a trigger"));
+    whisperer::pg::wake_all();
+    return PointerGetDatum(nullptr);
 }
