@@ -1,4 +1,5 @@
-// From the outbox to the tables: what became of each attempt, many in one transaction.
+// From the outbox to the tables: what became of each attempt, many in one transaction. The delivery worker's results and
+// those of a synchronous delivery go through the same code.
 //
 // Rows are locked with SKIP LOCKED in key order: the worker never waits for a session that holds one (an open cancel()), and
 // what was skipped is tried again.
@@ -6,6 +7,8 @@
 
 #include "pg/delivery_worker.hpp"
 #include "pg/internal_sql.hpp"
+#include "pg/receiver_states.hpp"
+#include "pg/recorder.hpp"
 #include "pg/roster.hpp"
 #include "pg/transcode.hpp"
 
@@ -54,12 +57,15 @@ Statement settle_statement = {
     " created_date, modified_date) SELECT gone.*, $10 FROM gone",
     10, RESULT_TYPES, nullptr};
 
-Statement retry_statement = {
-    "UPDATE whisperer.delivery d SET due = r.due, not_before = NULL, attempts = r.attempts,"
-    " response_http_status = r.status, response_content = r.content, response_time = " NEW_RESPONSE_TIME
-    ", error = r.error, request_datetimes = " NEW_DATETIMES ", modified_date = $10 FROM " RESULT_ARRAYS
-    " WHERE d.uuid = r.uuid",
-    10, RESULT_TYPES, nullptr};
+#define RETRY_SQL(when)                                                                                                \
+    "UPDATE whisperer.delivery d SET " when ", attempts = r.attempts,"                                                  \
+    " response_http_status = r.status, response_content = r.content, response_time = " NEW_RESPONSE_TIME               \
+    ", error = r.error, request_datetimes = " NEW_DATETIMES ", modified_date = $10 FROM " RESULT_ARRAYS                \
+    " WHERE d.uuid = r.uuid"
+Statement retry_statement = {RETRY_SQL("due = r.due, not_before = NULL"), 10, RESULT_TYPES, nullptr};
+// A session does not write `due`: the worker finds the row at the commit and waits for not_before.
+Statement hand_over_statement = {RETRY_SQL("due = NULL, not_before = r.due, xid = pg_catalog.pg_current_xact_id()"), 10,
+                                 RESULT_TYPES, nullptr};
 
 // What was cancelled while it was in flight: the attempt belongs to its story, and if the receiver took it, it is delivered.
 Statement cancelled_statement = {
@@ -70,37 +76,13 @@ Statement cancelled_statement = {
     " WHERE h.uuid = ANY ($1) FOR UPDATE SKIP LOCKED)",
     10, RESULT_TYPES, nullptr};
 
-Statement state_statement = {
-    "INSERT INTO whisperer.subscription_state AS t (subscription_id, consecutive_failures, paused_until, last_status,"
-    " last_error, modified_date) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (subscription_id) DO UPDATE SET"
-    " consecutive_failures = excluded.consecutive_failures, paused_until = excluded.paused_until,"
-    " last_status = excluded.last_status, last_error = excluded.last_error, modified_date = excluded.modified_date",
-    6,
-    {INT8OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TIMESTAMPTZOID},
-    nullptr};
-
-Statement deactivate_statement = {
-    "UPDATE whisperer.subscription SET is_active = false, inactive_reason = $2, modified_date = $3,"
-    " change_xid = pg_catalog.pg_current_xact_id() WHERE id = (SELECT s.id FROM whisperer.subscription s WHERE s.id = $1"
-    " FOR UPDATE SKIP LOCKED)",
-    3,
-    {INT8OID, TEXTOID, TIMESTAMPTZOID},
-    nullptr};
-
 // What is to be done with the row of a result.
 enum class Fate : uint8_t { settle, retry, cancelled, postpone };
 
-// The batch under way, from record_results() to record_committed().
+// The batch under way: the first results of the outbox, from their being written to take_written().
 struct Recording {
     size_t count;
     Fate fates[results_at_once];
-    uint64 attempts, delivered, failed;
-    // States given out by the outbox and written in this transaction: given back if it fails.
-    size_t state_count;
-    struct {
-        int64 subscription;
-        bool deactivate;
-    } states[results_at_once];
 };
 Recording recording;
 
@@ -235,83 +217,70 @@ void write_fate(core::Outbox *box, Fate fate, Statement *statement) {
     internal_execute(statement, arguments);
 }
 
-void write_state(const core::ReceiverState &state) {
-    char nulls[] = "      ";
-    nulls[2] = state.paused_until == 0 ? 'n' : ' ';
-    nulls[3] = state.last_status == 0 ? 'n' : ' ';
-    nulls[4] = state.last_error.empty() ? 'n' : ' ';
-    Datum arguments[6] = {Int64GetDatum(state.subscription),
-                          Int32GetDatum(state.consecutive_failures),
-                          TimestampTzGetDatum(to_timestamp(state.paused_until)),
-                          Int32GetDatum(state.last_status),
-                          state.last_error.empty() ? (Datum)0 : CStringGetTextDatum(error_text(state.last_error)),
-                          TimestampTzGetDatum(GetCurrentTimestamp())};
-    internal_execute(&state_statement, arguments, nulls);
-}
-
-void write_states(core::Outbox *box) {
-    core::ReceiverState state;
-    bool deactivate;
-    core::Micros now = monotonic_micros();
-    while (recording.state_count < results_at_once && box->next_changed_state(&state, &deactivate, now)) {
-        recording.states[recording.state_count++] = {state.subscription, deactivate};
-        write_state(state);
-        if (!deactivate)
-            continue;
-        Datum arguments[3] = {Int64GetDatum(state.subscription),
-                              CStringGetTextDatum("the receiver answered 410 Gone; whisperer.update_subscription(id, "
-                                                  "'{\"is_active\": true}') resumes"),
-                              TimestampTzGetDatum(GetCurrentTimestamp())};
-        if (internal_execute(&deactivate_statement, arguments) == 0)
-            box->state_not_saved(state.subscription, true); // locked by a session: again later
-    }
-}
-
-} // namespace
-
-void record_results(DeliveryWorker *worker) {
-    core::Outbox *box = worker->box;
-    memset(&recording, 0, offsetof(Recording, states));
+// The results whose turn it is go to the tables; the row of one that is to be sent again is written by `retry`.
+void write_results(core::Outbox *box, Statement *retry) {
     recording.count = Min(box->result_count(), results_at_once);
-    if (recording.count > 0) {
-        decide_fates(box);
-        write_fate(box, Fate::settle, &settle_statement);
-        write_fate(box, Fate::retry, &retry_statement);
-        write_fate(box, Fate::cancelled, &cancelled_statement);
-    }
-    write_states(box);
+    if (recording.count == 0)
+        return;
+    decide_fates(box);
+    write_fate(box, Fate::settle, &settle_statement);
+    write_fate(box, Fate::retry, retry);
+    write_fate(box, Fate::cancelled, &cancelled_statement);
 }
 
-void record_committed(DeliveryWorker *worker) {
-    core::Outbox *box = worker->box;
-    uint64 attempts = 0, delivered = 0, failed = 0, settled = 0;
+// What was written leaves the outbox, and is counted.
+RecordedCounts take_written(core::Outbox *box) {
+    RecordedCounts counts = {0, 0, 0, 0};
     for (size_t i = 0; i < recording.count; i++) {
         if (recording.fates[i] == Fate::postpone) {
             box->postpone(i, to_wall(GetCurrentTimestamp()) + locked_again);
             continue;
         }
         core::AttemptResult result = box->result(i);
-        attempts += result.attempted_at != 0;
-        delivered += result.outcome == core::Outcome::delivered;
-        failed += recording.fates[i] == Fate::settle && result.outcome != core::Outcome::delivered;
-        settled += recording.fates[i] == Fate::settle;
+        counts.attempts += result.attempted_at != 0;
+        counts.delivered += result.outcome == core::Outcome::delivered;
+        counts.failed += recording.fates[i] == Fate::settle && result.outcome != core::Outcome::delivered;
+        counts.settled += recording.fates[i] == Fate::settle;
         box->recorded(i);
     }
     box->settle_results();
-    roster_count(COUNT_ATTEMPTS, attempts);
-    roster_count(COUNT_DELIVERED, delivered);
-    roster_count(COUNT_FAILED, failed);
-    if (settled > 0)
-        roster_broadcast_settled();
     recording.count = 0;
-    recording.state_count = 0;
+    return counts;
+}
+
+} // namespace
+
+RecordedCounts record_in_session(core::Outbox *box) {
+    RecordedCounts total = {0, 0, 0, 0};
+    while (box->result_count() > 0) {
+        write_results(box, &hand_over_statement);
+        RecordedCounts counts = take_written(box);
+        total.attempts += counts.attempts;
+        total.delivered += counts.delivered;
+        total.failed += counts.failed;
+        total.settled += counts.settled;
+    }
+    return total;
+}
+
+void record_results(DeliveryWorker *worker) {
+    write_results(worker->box, &retry_statement);
+    save_receiver_states(worker->box);
+}
+
+void record_committed(DeliveryWorker *worker) {
+    RecordedCounts counts = take_written(worker->box);
+    receiver_states_saved();
+    roster_count(COUNT_ATTEMPTS, counts.attempts);
+    roster_count(COUNT_DELIVERED, counts.delivered);
+    roster_count(COUNT_FAILED, counts.failed);
+    if (counts.settled > 0)
+        roster_broadcast_settled();
 }
 
 void record_failed(DeliveryWorker *worker) {
-    for (size_t i = 0; i < recording.state_count; i++)
-        worker->box->state_not_saved(recording.states[i].subscription, recording.states[i].deactivate);
+    receiver_states_not_saved(worker->box);
     recording.count = 0;
-    recording.state_count = 0;
 }
 
 } // namespace whisperer::pg

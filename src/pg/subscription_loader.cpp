@@ -6,6 +6,7 @@
 #include "pg/delivery_worker.hpp"
 #include "pg/home.hpp"
 #include "pg/internal_sql.hpp"
+#include "pg/receiver_states.hpp"
 #include "pg/sending_row.hpp"
 
 extern "C" {
@@ -118,6 +119,7 @@ bool load_subscriptions(DeliveryWorker *worker) {
                 return false;
     }
     worker->subscription_changes->done();
+    take_receiver_reports(worker);
     worker->refetch_states = false;
     return true;
 }

@@ -72,6 +72,18 @@ CREATE TABLE whisperer.subscription_state (
     modified_date timestamptz NOT NULL DEFAULT pg_catalog.now()
 ) WITH (fillfactor = 50);
 
+-- What sessions learnt of receivers by synchronous deliveries, on its way to the worker, which alone writes the table above:
+-- a session that held a row of that one locked would hold the worker up. Nobody updates a row of this one.
+CREATE TABLE whisperer.receiver_report (
+    subscription_id bigint NOT NULL,
+    consecutive_failures integer NOT NULL,
+    paused_until timestamptz,
+    last_status integer,
+    last_error text,
+    reported timestamptz NOT NULL,
+    gone boolean NOT NULL -- the subscription is to be deactivated
+);
+
 -- The payload of an event that has several deliveries, or a large one. Goes with its last delivery.
 CREATE TABLE whisperer.event (
     uuid uuid PRIMARY KEY,
