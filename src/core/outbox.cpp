@@ -103,6 +103,7 @@ void Outbox::Impl::reset_reading(Subscription *subscription) noexcept {
     subscription->retry_due = INT64_MIN;
     subscription->retry_uuid = Uuid{};
     subscription->next_due = INT64_MIN;
+    subscription->reread_at = never;
 }
 
 void Outbox::Impl::note_state(Subscription *subscription, bool urgent) {
@@ -268,7 +269,7 @@ void Outbox::learn_elsewhere(const ReceiverState &state, bool deactivate) noexce
         subscription->last_error.assign(state.last_error.view());
         box.note_state(subscription, longer || deactivate);
         if (longer)
-            box.set_timer(subscription, subscription->paused_until);
+            box.set_timer(subscription, std::min(subscription->paused_until, subscription->reread_at));
     } catch (const std::bad_alloc &) {
         // Only what is shown; the safety scan looks at the subscription again.
     }

@@ -129,6 +129,9 @@ struct FlightRecorder {
     // A request is about to be sent. `alone`: it is a suspect, the only one in flight. Returns a slot for landed().
     int (*took_off)(void *context, const Uuid &uuid, int64_t subscription, bool alone, const CrashCount &before);
     void (*landed)(void *context, int slot);
+    // Is somebody else sending it at this moment? Asked after took_off(), so that of two who want to send it at least one
+    // sees the other. May be null: never.
+    bool (*claimed)(void *context, const Uuid &uuid) = nullptr;
 };
 
 struct OutboxLimits {
@@ -190,7 +193,8 @@ class Outbox {
     void body_gone(const Uuid &uuid) noexcept; // the row is not there any more
     // Deliveries read but not sent, of subscriptions whose bucket became dirty: they may have been cancelled meanwhile.
     bool has_unsent_to_check() const noexcept;
-    size_t unsent(Uuid *uuids, size_t capacity) noexcept;
+    // `attempts`, where given, are those that each had made when it was read.
+    size_t unsent(Uuid *uuids, size_t capacity, int *attempts = nullptr) noexcept;
     void drop_unsent(const Uuid &uuid) noexcept;
 
     // --- deliveries that are handed over instead of being read (a synchronous delivery)

@@ -89,6 +89,8 @@ struct Subscription {
     WallMicros retry_due = INT64_MIN;
     Uuid retry_uuid{};
     WallMicros next_due = INT64_MIN;
+    // Something was left to somebody else who is sending it: everything is read again then, whatever became of it.
+    WallMicros reread_at = never;
 
     // Sending.
     std::deque<Item *> queue;
@@ -133,6 +135,12 @@ struct PlannedRetry {
     WallMicros due = 0; // the cursor reached
     Uuid uuid{};
     WallMicros next_due = never;
+};
+
+enum class Launch : uint8_t {
+    sent,
+    failed, // out of memory: later
+    claimed // somebody else is sending it
 };
 
 struct Outbox::Impl {
@@ -206,7 +214,8 @@ struct Outbox::Impl {
     bool may_send(const Subscription &subscription, WallMicros wall) const noexcept;
     bool has_slot(Standing standing) const noexcept;
     void set_standing(Subscription *subscription, Standing standing, bool stalled);
-    bool launch(Item *item, Micros now, WallMicros wall);
+    Launch launch(Item *item, Micros now, WallMicros wall);
+    void leave_to_other(Item *item, WallMicros wall);
     void start_suspect(Micros now, WallMicros wall);
     bool start_one(Standing standing, Micros now, WallMicros wall);
     void take_result(const HttpResult &http, Micros now, WallMicros wall);

@@ -62,15 +62,17 @@ void Outbox::Impl::set_timer(Subscription *subscription, WallMicros when) {
 
 // When must the subscription be looked at without anything happening to it?
 void Outbox::Impl::arm(Subscription *subscription, WallMicros now) {
+    WallMicros when = subscription->next_due > now ? subscription->next_due : never;
     if (subscription->paused_until > now)
-        set_timer(subscription, subscription->paused_until);
-    else
-        set_timer(subscription, subscription->next_due > now ? subscription->next_due : never);
+        when = subscription->paused_until;
+    set_timer(subscription, std::min(when, subscription->reread_at));
 }
 
 void Outbox::Impl::fire_timers(WallMicros now) {
     while (!timers.empty() && timers.begin()->first <= now) {
         Subscription *subscription = timers.begin()->second;
+        if (subscription->reread_at <= now)
+            reset_reading(subscription);
         arm(subscription, now);
         make_hungry(subscription);
         make_ready(subscription);
@@ -81,6 +83,8 @@ void Outbox::mark_bucket_dirty(int bucket) noexcept {
     try {
         for (Subscription *subscription : impl_->buckets[static_cast<size_t>(bucket)]) {
             subscription->unread = true;
+            if (subscription->reread_at != never)
+                impl_->reset_reading(subscription);
             impl_->make_hungry(subscription);
             if (!subscription->queue.empty())
                 impl_->recheck.insert(subscription);
@@ -393,7 +397,8 @@ void Outbox::Impl::retry_written(Subscription *subscription, WallMicros due) noe
     }
     subscription->next_due = std::min(subscription->next_due, due);
     try {
-        set_timer(subscription, std::max(subscription->next_due, subscription->paused_until));
+        set_timer(subscription, std::min(std::max(subscription->next_due, subscription->paused_until),
+                                         subscription->reread_at));
     } catch (const std::bad_alloc &) {
         subscription->unread = true; // the next look at the subscription finds it
     }
@@ -410,7 +415,7 @@ bool Outbox::has_unsent_to_check() const noexcept {
     return !impl_->recheck.empty();
 }
 
-size_t Outbox::unsent(Uuid *uuids, size_t capacity) noexcept {
+size_t Outbox::unsent(Uuid *uuids, size_t capacity, int *attempts) noexcept {
     Impl &box = *impl_;
     size_t count = 0;
     while (!box.recheck.empty()) {
@@ -419,8 +424,11 @@ size_t Outbox::unsent(Uuid *uuids, size_t capacity) noexcept {
             break;
         box.recheck.erase(box.recheck.begin());
         for (Item *item : subscription->queue)
-            if (count < capacity)
+            if (count < capacity) {
+                if (attempts != nullptr)
+                    attempts[count] = item->attempts;
                 uuids[count++] = item->uuid;
+            }
     }
     return count;
 }

@@ -21,6 +21,8 @@ constexpr Micros suspect_delay = 1000 * 1000;
 constexpr size_t unrecorded_limit = 4096;
 // Bytes of large bodies loaded at once while waiting to be sent.
 constexpr size_t bodies_at_once = 4;
+// What somebody else is sending is looked at again after this.
+constexpr WallMicros claimed_again = 100 * 1000;
 constexpr double micros_per_second = 1e6;
 // Bytes of a response's headers that are kept for a callback.
 constexpr size_t callback_headers_limit = 16 * 1024;
@@ -70,7 +72,7 @@ void Outbox::Impl::set_standing(Subscription *subscription, Standing standing, b
     make_ready(subscription);
 }
 
-bool Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
+Launch Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
     Subscription *subscription = item->subscription;
     RequestParts parts{};
     parts.uuid = item->uuid;
@@ -86,9 +88,13 @@ bool Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
     parts.authorization = slice(subscription->authorization);
     flying.insert(subscription); // before anything that cannot be undone
     if (!builder.build(parts))
-        return false;
+        return Launch::failed;
 
     int slot = recorder.took_off(recorder.context, item->uuid, item->subscription_id, item->suspect, item->crashes);
+    if (recorder.claimed != nullptr && recorder.claimed(recorder.context, item->uuid)) {
+        recorder.landed(recorder.context, slot);
+        return Launch::claimed;
+    }
     HttpRequest request{};
     request.tag = reinterpret_cast<uintptr_t>(item);
     request.url = slice(subscription->url);
@@ -100,7 +106,7 @@ bool Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
     request.max_response_body = limits.max_response_body;
     if (!engine->add(request, now)) {
         recorder.landed(recorder.context, slot);
-        return false;
+        return Launch::failed;
     }
     item->flight_slot = slot;
     item->attempted_at = wall;
@@ -112,7 +118,16 @@ bool Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
     in_flight_by[static_cast<size_t>(subscription->effective())]++;
     queued_bytes -= item->payload.size();
     item->payload = std::string();
-    return true;
+    return Launch::sent;
+}
+
+// It leaves the memory, and is read again a moment later if it is still there then.
+void Outbox::Impl::leave_to_other(Item *item, WallMicros wall) {
+    Subscription *subscription = item->subscription;
+    remember_crashes(*item);
+    forget(item);
+    subscription->reread_at = std::min(subscription->reread_at, wall + claimed_again);
+    arm(subscription, wall);
 }
 
 // What was in flight at a crash goes one at a time, after the rest is under way, so that the next crash tells which it was.
@@ -141,10 +156,14 @@ void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
         }
         return;
     }
-    if (launch(item, now, wall)) {
-        suspect_queue.pop_front();
+    Launch result = launch(item, now, wall);
+    if (result == Launch::failed)
+        return;
+    suspect_queue.pop_front();
+    if (result == Launch::sent)
         suspects_in_flight++;
-    }
+    else
+        leave_to_other(item, wall);
 }
 
 // Starts one delivery of the next subscription in turn. False: none of this standing has one that may be sent now.
@@ -166,13 +185,17 @@ bool Outbox::Impl::start_one(Standing standing, Micros now, WallMicros wall) {
                 bodies_wanted.push_back(item->uuid); // give_body() makes it ready again
             continue;
         }
-        bool launched = launch(item, now, wall);
-        if (launched)
+        Launch result = launch(item, now, wall);
+        if (result != Launch::failed)
             subscription->queue.pop_front();
+        if (result == Launch::claimed)
+            leave_to_other(item, wall);
         make_ready(subscription);
         if (subscription->unread || subscription->next_due <= wall)
             make_hungry(subscription);
-        return launched;
+        if (result == Launch::claimed)
+            continue;
+        return result == Launch::sent;
     }
     return false;
 }

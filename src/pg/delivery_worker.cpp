@@ -10,10 +10,12 @@
 // later; what is in flight goes on.
 #include "pg/prelude.hpp"
 
+#include "pg/claims.hpp"
 #include "pg/compat.hpp"
 #include "pg/countdown_config.hpp"
 #include "pg/delivery_worker.hpp"
 #include "pg/internal_sql.hpp"
+#include "pg/sender.hpp"
 #include "pg/settings.hpp"
 #include "pg/statistics.hpp"
 
@@ -60,20 +62,6 @@ struct Loop {
 };
 Loop loop;
 
-core::OutboxLimits limits_now() {
-    return core::OutboxLimits{setting_max_in_flight, setting_max_in_flight_per_subscription,
-                              (size_t)setting_max_response_size};
-}
-
-core::Slice setting_text(const char *value) {
-    return core::Slice{value, value == nullptr ? 0 : strlen(value)};
-}
-
-core::EngineSettings engine_settings_now() {
-    return core::EngineSettings{&setting_allowed_networks(), setting_text(setting_ca_file),
-                                setting_text(setting_proxy), (size_t)setting_max_in_flight};
-}
-
 void roles_changed(Datum, int, uint32) {
     worker_storage.owners_changed = true;
     worker_storage.reload_wanted = true;
@@ -88,13 +76,11 @@ void make_worker(DeliveryWorker *worker) {
     Suspect *suspects;
     int suspect_count;
     worker->journal = journal_open(MyDatabaseId, worker->self->shard, &suspects, &suspect_count);
-    core::HttpEngine *engine = core::HttpEngine::create(engine_settings_now(), monotonic_micros());
+    core::HttpEngine *engine = core::HttpEngine::create(sender_engine_settings(), monotonic_micros());
     if (engine == nullptr)
         out_of_memory("its HTTP engine");
-    core::FlightRecorder recorder = {worker->journal, journal_took_off, journal_landed};
-    char agent[64];
-    snprintf(agent, sizeof(agent), "whisperer/%s (PostgreSQL %d)", WHISPERER_VERSION, PG_VERSION_NUM / 10000);
-    worker->box = core::Outbox::create(engine, limits_now(), process_random(), recorder, setting_text(agent));
+    core::FlightRecorder recorder = {worker->journal, journal_took_off, journal_landed, delivery_is_claimed};
+    worker->box = core::Outbox::create(engine, sender_limits(), process_random(), recorder, sender_user_agent());
     worker->subscription_changes = core::ChangeCursor::create();
     if (worker->box == nullptr || worker->subscription_changes == nullptr)
         out_of_memory("its outbox");
@@ -199,7 +185,7 @@ void load_work(DeliveryWorker *worker) {
 void read_work(DeliveryWorker *worker) {
     drop_cancelled(worker);
     read_queue(worker);
-    read_bodies(worker);
+    read_bodies(worker->box);
 }
 
 void scan_work(DeliveryWorker *worker) {
@@ -221,10 +207,10 @@ void start_work(DeliveryWorker *worker) {
 void take_settings(DeliveryWorker *worker) {
     if (!worker_reload_settings())
         return;
-    if (!worker->box->engine()->configure(engine_settings_now()))
+    if (!worker->box->engine()->configure(sender_engine_settings()))
         ereport(LOG, errcode(ERRCODE_OUT_OF_MEMORY), errmsg("whisperer could not take over changed settings"),
                 errhint("Reload the configuration again when there is memory."));
-    worker->box->set_limits(limits_now());
+    worker->box->set_limits(sender_limits());
     worker->subscription_changes->reset(); // time-outs and limits of each subscription
     worker->reload_wanted = true;
     loop.scan_at = Min(loop.scan_at, monotonic_micros() + (int64)setting_safety_scan_interval * 1000000);

@@ -43,7 +43,7 @@ void cancel_stragglers();
 // queue_reader.cpp: one round of reading. True if there may be more to read.
 bool read_queue(DeliveryWorker *worker);
 // Bodies too large to be read ahead, for what is to be sent now; deliveries that were cancelled leave the outbox.
-void read_bodies(DeliveryWorker *worker);
+void read_bodies(core::Outbox *box);
 void drop_cancelled(DeliveryWorker *worker);
 
 // recorder.cpp: records what is known in this transaction. After the commit call record_committed(), after a failure

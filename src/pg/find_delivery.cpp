@@ -17,6 +17,8 @@ namespace {
 // How often a delivery may be moved away between finding and locking it. Each time it was another
 // transaction's commit that did so.
 constexpr int find_tries = 20;
+// Skipped so often, it was not moved but is locked.
+constexpr int skip_tries = 3;
 
 // One statement, so one snapshot, for both tables: what it does not find is not there, whoever is moving it.
 Statement look_up = {
@@ -31,11 +33,14 @@ Statement look_up = {
 Statement lock_pending = {
     "SELECT 1 FROM whisperer.delivery WHERE uuid = $1 FOR UPDATE", 1, {UUIDOID}, nullptr};
 
-Statement lock_settled = {"SELECT state, body IS NOT NULL OR payload IS NOT NULL OR event_uuid IS NOT NULL"
-                          " FROM whisperer.history WHERE uuid = $1 FOR UPDATE",
-                          1,
-                          {UUIDOID},
-                          nullptr};
+Statement lock_pending_or_skip = {
+    "SELECT 1 FROM whisperer.delivery WHERE uuid = $1 FOR UPDATE SKIP LOCKED", 1, {UUIDOID}, nullptr};
+
+#define LOCK_SETTLED                                                                                         \
+    "SELECT state, body IS NOT NULL OR payload IS NOT NULL OR event_uuid IS NOT NULL"                        \
+    " FROM whisperer.history WHERE uuid = $1 FOR UPDATE"
+Statement lock_settled = {LOCK_SETTLED, 1, {UUIDOID}, nullptr};
+Statement lock_settled_or_skip = {LOCK_SETTLED " SKIP LOCKED", 1, {UUIDOID}, nullptr};
 
 Statement all_owners = {
     "SELECT id, owner_oid, owner_name, owner_system, owner_dropped FROM whisperer.subscription",
@@ -78,7 +83,15 @@ const char *uuid_text(const pg_uuid_t *uuid) {
     return DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(uuid)));
 }
 
-FoundDelivery find_delivery(Oid caller, const pg_uuid_t *uuid) {
+void raise_being_sent(const pg_uuid_t *uuid) {
+    ereport(ERROR, errcode(ERRCODE_WH_BEING_SENT), errmsg("delivery %s is being sent", uuid_text(uuid)),
+            errdetail("Its request is under way, or another transaction has it in hand."),
+            errhint("See in whisperer.webhook_events what becomes of it, and try again if need be."));
+    pg_unreachable();
+}
+
+FoundDelivery find_delivery(Oid caller, const pg_uuid_t *uuid, IfLocked if_locked) {
+    bool skip = if_locked == IfLocked::raise;
     Datum arguments[1] = {UUIDPGetDatum(uuid)};
     for (int i = 0; i < find_tries; i++) {
         CHECK_FOR_INTERRUPTS();
@@ -91,12 +104,14 @@ FoundDelivery find_delivery(Oid caller, const pg_uuid_t *uuid) {
         if (!access_manages(caller, owner_of_row(0, 3)))
             raise_unknown(uuid);
         if (pending) {
-            if (internal_execute(&lock_pending, arguments) == 1)
+            if (internal_execute(skip ? &lock_pending_or_skip : &lock_pending, arguments) == 1)
                 return {DeliveryState::pending, subscription_id, true};
-        } else if (internal_execute(&lock_settled, arguments) == 1) {
+        } else if (internal_execute(skip ? &lock_settled_or_skip : &lock_settled, arguments) == 1) {
             DeliveryState state = settled_state(TextDatumGetCString(spi_value(0, 1, &is_null)));
             return {state, subscription_id, DatumGetBool(spi_value(0, 2, &is_null))};
         }
+        if (skip && i + 1 == skip_tries)
+            raise_being_sent(uuid);
         // Settled, revived or pruned in between: look again, with a new snapshot.
     }
     ereport(ERROR, errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),

@@ -26,10 +26,15 @@ struct FoundDelivery {
     bool has_body; // false: the event failed before it had one
 };
 
+enum class IfLocked { wait, raise };
+
 // Inside internal_begin(): finds the delivery, checks that `caller` manages its subscription and then locks
-// its row until the end of the transaction, waiting for whoever has it. WH003 when it is unknown or somebody
+// its row until the end of the transaction, waiting for whoever has it (or WH008). WH003 when it is unknown or somebody
 // else's, in the same words. 40001 when other sessions kept moving it.
-FoundDelivery find_delivery(Oid caller, const pg_uuid_t *uuid);
+FoundDelivery find_delivery(Oid caller, const pg_uuid_t *uuid, IfLocked if_locked = IfLocked::wait);
+
+// WH008: somebody else is sending it at this moment.
+[[noreturn]] void raise_being_sent(const pg_uuid_t *uuid);
 
 // Inside internal_begin(): the ids of all subscriptions that `caller` manages, ended ones included, as
 // bigint[]; null when these are all there are (the caller is an admin). palloc'ed where SPI's memory is.

@@ -86,6 +86,18 @@ void take_suspects(JournalFile *file, Suspect *suspects, int *count, int capacit
     }
 }
 
+// A copy of the journal of one of this database's shards; false where there is none.
+bool read_journal(int shard, JournalFile *copy) {
+    char path[MAXPGPATH];
+    journal_path(path, MyDatabaseId, shard);
+    int fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
+    if (fd < 0)
+        return false;
+    ssize_t got = read(fd, copy, sizeof(JournalFile));
+    CloseTransientFile(fd);
+    return got == (ssize_t)sizeof(JournalFile) && copy->magic == journal_magic;
+}
+
 } // namespace
 
 // The file, and a stack of its free entries.
@@ -155,6 +167,20 @@ void journal_landed(void *context, int slot) {
     journal->free_entries[journal->free_count++] = slot;
 }
 
+bool journal_has(const core::Uuid &uuid) {
+    JournalFile *copy = (JournalFile *)palloc(sizeof(JournalFile));
+    bool found = false;
+    for (int shard = 0; shard < max_shards && !found; shard++) {
+        if (!read_journal(shard, copy))
+            continue;
+        for (const Entry &entry : copy->entries)
+            found = found ||
+                    (entry.state != ENTRY_FREE && memcmp(entry.uuid.bytes, uuid.bytes, sizeof(uuid.bytes)) == 0);
+    }
+    pfree(copy);
+    return found;
+}
+
 void journal_remove_all(Oid database) {
     for (int shard = 0; shard < max_shards; shard++) {
         char path[MAXPGPATH];
@@ -173,14 +199,7 @@ WHISPERER_SQL_FUNCTION(whisperer_in_flight_list) {
     ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
     JournalFile *copy = (JournalFile *)palloc(sizeof(JournalFile));
     for (int shard = 0; shard < max_shards; shard++) {
-        char path[MAXPGPATH];
-        journal_path(path, MyDatabaseId, shard);
-        int fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
-        if (fd < 0)
-            continue;
-        ssize_t got = read(fd, copy, sizeof(JournalFile));
-        CloseTransientFile(fd);
-        if (got != (ssize_t)sizeof(JournalFile) || copy->magic != journal_magic)
+        if (!read_journal(shard, copy))
             continue;
         for (const Entry &entry : copy->entries) {
             if (entry.state == ENTRY_FREE)

@@ -33,6 +33,9 @@ int journal_took_off(void *journal, const core::Uuid &uuid, int64_t subscription
                      const core::CrashCount &before);
 void journal_landed(void *journal, int slot);
 
+// Does a worker of this database have the delivery in flight now? Reads files.
+bool journal_has(const core::Uuid &uuid);
+
 // Removes the journals of a database, when it is known to be gone. Errors are ignored: a journal without a database harms
 // nothing.
 void journal_remove_all(Oid database);

@@ -1,5 +1,6 @@
 #include "pg/prelude.hpp"
 
+#include "pg/claims.hpp"
 #include "pg/ddl_hooks.hpp"
 #include "pg/launcher.hpp"
 #include "pg/roster.hpp"
@@ -43,6 +44,7 @@ void _PG_init(void) {
     require_preload();
     settings_init();
     roster_init();
+    claims_init();
     wake_init();
     ddl_hooks_init();
     launcher_init();

@@ -94,11 +94,13 @@ Statement lost_statement = {
     {UUIDOID},
     nullptr};
 
-Statement cancelled_statement = {"SELECT u FROM unnest($1) AS t (u)"
-                                 " WHERE NOT EXISTS (SELECT FROM whisperer.delivery d WHERE d.uuid = t.u)",
-                                 1,
-                                 {UUIDARRAYOID},
-                                 nullptr};
+// Gone, or sent by a session meanwhile.
+Statement cancelled_statement = {
+    "SELECT u FROM unnest($1, $2) AS t (u, attempts)"
+    " WHERE NOT EXISTS (SELECT FROM whisperer.delivery d WHERE d.uuid = t.u AND d.attempts = t.attempts)",
+    2,
+    {UUIDARRAYOID, INT4ARRAYOID},
+    nullptr};
 
 Datum array_of(Datum *values, size_t count, Oid type) {
     switch (type) {
@@ -225,16 +227,16 @@ bool read_queue(DeliveryWorker *worker) {
     return ok && read;
 }
 
-void read_bodies(DeliveryWorker *worker) {
+void read_bodies(core::Outbox *box) {
     core::Uuid uuid;
-    while (worker->box->wanted_body(&uuid)) {
+    while (box->wanted_body(&uuid)) {
         bool is_null = true;
         Datum arguments[1] = {uuid_datum(&uuid)};
         uint64 rows = internal_execute(&body_statement, arguments);
         Datum content = rows == 0 ? (Datum)0 : spi_value(0, 1, &is_null);
         if (!is_null) {
             bool flag_null;
-            worker->box->give_body(uuid, datum_to_utf8(content), DatumGetBool(spi_value(0, 2, &flag_null)));
+            box->give_body(uuid, datum_to_utf8(content), DatumGetBool(spi_value(0, 2, &flag_null)));
             continue;
         }
         if (rows > 0) {
@@ -242,19 +244,23 @@ void read_bodies(DeliveryWorker *worker) {
                     errdetail("It is recorded as failed."));
             internal_execute(&lost_statement, arguments);
         }
-        worker->box->body_gone(uuid);
+        box->body_gone(uuid);
     }
 }
 
 void drop_cancelled(DeliveryWorker *worker) {
     core::Uuid *unsent = (core::Uuid *)palloc(sizeof(core::Uuid) * unsent_at_once);
-    size_t count = worker->box->unsent(unsent, unsent_at_once);
+    int *attempts = (int *)palloc(sizeof(int) * unsent_at_once);
+    size_t count = worker->box->unsent(unsent, unsent_at_once, attempts);
     if (count == 0)
         return;
     Datum *values = (Datum *)palloc(sizeof(Datum) * count);
     for (size_t i = 0; i < count; i++)
         values[i] = uuid_datum(&unsent[i]);
-    Datum arguments[1] = {array_of(values, count, UUIDOID)};
+    Datum *made = (Datum *)palloc(sizeof(Datum) * count);
+    for (size_t i = 0; i < count; i++)
+        made[i] = Int32GetDatum(attempts[i]);
+    Datum arguments[2] = {array_of(values, count, UUIDOID), array_of(made, count, INT4OID)};
     uint64 rows = internal_execute(&cancelled_statement, arguments);
     for (uint64 i = 0; i < rows; i++) {
         bool is_null;

@@ -85,19 +85,6 @@ void check_sends(int64 subscription_id, const pg_uuid_t *uuid) {
                     subscription_id));
 }
 
-void check_may_retry(const FoundDelivery &found, const pg_uuid_t *uuid, bool force) {
-    if (found.state == DeliveryState::delivered && !force)
-        ereport(ERROR, errcode(ERRCODE_WH_ALREADY_DELIVERED),
-                errmsg("delivery %s is already delivered", uuid_text(uuid)),
-                errhint("Give force => true to send it again, with the same uuid."));
-    if (!found.has_body)
-        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                errmsg("delivery %s cannot be retried", uuid_text(uuid)),
-                errdetail("Its event failed before it had a body (whisperer.trigger_errors = record)."),
-                errhint("See its error in whisperer.failed, remove the cause, and raise the event again."));
-    check_sends(found.subscription_id, uuid);
-}
-
 // 22023 when the range is empty whatever there is.
 void check_range(FunctionCallInfo fcinfo) {
     if (PG_ARGISNULL(1) || PG_ARGISNULL(2))
@@ -125,15 +112,33 @@ uint64 wake_revived() {
 
 } // namespace
 
-void retry_delivery(Oid caller, const pg_uuid_t *uuid, bool force) {
-    InternalSql sql;
-    internal_begin(&sql);
-    FoundDelivery found = find_delivery(caller, uuid);
-    check_may_retry(found, uuid, force);
+void check_may_retry(const FoundDelivery &found, const pg_uuid_t *uuid, bool force,
+                     const char *delivered_hint) {
+    if (found.state == DeliveryState::delivered && !force)
+        ereport(ERROR, errcode(ERRCODE_WH_ALREADY_DELIVERED),
+                errmsg("delivery %s is already delivered", uuid_text(uuid)),
+                errhint("%s", delivered_hint));
+    if (!found.has_body)
+        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                errmsg("delivery %s cannot be retried", uuid_text(uuid)),
+                errdetail("Its event failed before it had a body (whisperer.trigger_errors = record)."),
+                errhint("See its error in whisperer.failed, remove the cause, and raise the event again."));
+    check_sends(found.subscription_id, uuid);
+}
+
+void make_due(const FoundDelivery &found, const pg_uuid_t *uuid) {
     Datum arguments[1] = {UUIDPGetDatum(uuid)};
     Statement *change = found.state == DeliveryState::pending ? &due_now : &revive_one;
     if (internal_execute(change, arguments) != 1)
         elog(ERROR, "whisperer lost delivery %s between locking and retrying it", uuid_text(uuid));
+}
+
+void retry_delivery(Oid caller, const pg_uuid_t *uuid, bool force) {
+    InternalSql sql;
+    internal_begin(&sql);
+    FoundDelivery found = find_delivery(caller, uuid);
+    check_may_retry(found, uuid, force, "Give force => true to send it again, with the same uuid.");
+    make_due(found, uuid);
     internal_end(&sql);
     wake_delivery(found.subscription_id, 1);
 }

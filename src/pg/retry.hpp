@@ -5,6 +5,7 @@
 // the countdown counts on.
 #pragma once
 
+#include "pg/find_delivery.hpp"
 #include "pg/prelude.hpp"
 
 extern "C" {
@@ -16,5 +17,12 @@ namespace whisperer::pg {
 // What whisperer.retry() does, for a caller whose right to call it was checked. WH003, WH005 (delivered, and
 // not `force`), 55000 (its subscription is inactive or ended; it has no body).
 void retry_delivery(Oid caller, const pg_uuid_t *uuid, bool force);
+
+// The parts of it, inside internal_begin(), for a delivery found and locked: is it to be sent again? `delivered_hint` is said
+// with WH005.
+void check_may_retry(const FoundDelivery &found, const pg_uuid_t *uuid, bool force, const char *delivered_hint);
+
+// Pending, due as soon as this transaction commits. The caller wakes the worker.
+void make_due(const FoundDelivery &found, const pg_uuid_t *uuid);
 
 } // namespace whisperer::pg

@@ -20,6 +20,9 @@ struct Level {
     uint64 events;
     uint64 deliveries;
     uint64 cancelled;
+    uint64 attempts;
+    uint64 delivered;
+    uint64 failed;
     Level *outer;
 };
 
@@ -33,6 +36,7 @@ bool any_bits = false;
 uint64 bits[dirty_words];
 bool reload = false;
 bool everything = false;
+bool jobs[job_kinds] = {};
 int launcher_count = 0; // more than max_launcher_databases: all
 Oid launcher_databases[max_launcher_databases];
 
@@ -52,6 +56,8 @@ void forget() {
     if (any_bits)
         memset(bits, 0, sizeof(bits));
     any_bits = any_marks = reload = everything = false;
+    for (bool &kind : jobs)
+        kind = false;
     launcher_count = 0;
 }
 
@@ -64,12 +70,18 @@ void publish() {
                 roster_count(COUNT_EVENTS, top->events);
                 roster_count(COUNT_DELIVERIES, top->deliveries);
                 roster_count(COUNT_CANCELLED, top->cancelled);
+                roster_count(COUNT_ATTEMPTS, top->attempts);
+                roster_count(COUNT_DELIVERED, top->delivered);
+                roster_count(COUNT_FAILED, top->failed);
             }
             if (reload || everything)
                 roster_mark_reload(slot, everything);
             if (any_bits)
                 roster_mark_dirty(slot, bits);
-            if (top != nullptr && top->cancelled > 0)
+            for (int kind = 0; kind < job_kinds; kind++)
+                if (jobs[kind])
+                    roster_jobs_written(static_cast<JobKind>(kind));
+            if (top != nullptr && top->cancelled + top->delivered + top->failed > 0)
                 roster_broadcast_settled();
         }
     }
@@ -111,6 +123,9 @@ void at_subtransaction(SubXactEvent event, SubTransactionId mine, SubTransaction
         outer->events += top->events;
         outer->deliveries += top->deliveries;
         outer->cancelled += top->cancelled;
+        outer->attempts += top->attempts;
+        outer->delivered += top->delivered;
+        outer->failed += top->failed;
         pfree(top);
         top = outer;
     }
@@ -136,6 +151,17 @@ void wake_subscriptions() {
 void wake_cancelled(uint64 deliveries) {
     if (deliveries > 0)
         current_level()->cancelled += deliveries;
+}
+
+void wake_results(uint64 attempts, uint64 delivered, uint64 failed) {
+    Level *level = current_level();
+    level->attempts += attempts;
+    level->delivered += delivered;
+    level->failed += failed;
+}
+
+void wake_jobs(JobKind kind) {
+    jobs[static_cast<int>(kind)] = any_marks = true;
 }
 
 void wake_all() {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "pg/prelude.hpp"
+#include "pg/roster.hpp"
 
 namespace whisperer::pg {
 
@@ -21,6 +22,9 @@ void wake_subscriptions();
 // Deliveries were cancelled by the current transaction (statistics, and waiters of wait_until_settled).
 void wake_cancelled(uint64 deliveries);
 
+// Attempts that the current transaction made itself, and what became of them (statistics, and waiters).
+void wake_results(uint64 attempts, uint64 delivered, uint64 failed);
+
 // Everything of this database must be looked at again (resume).
 void wake_all();
 
@@ -30,6 +34,9 @@ void wake_all_now();
 // CREATE or DROP EXTENSION whisperer, or ALTER DATABASE SET whisperer.…: the launcher must look at this
 // database at commit. InvalidOid: at every database.
 void wake_launcher_for(Oid database);
+
+// Calls of users' functions were written (whisperer.job): whoever makes them must hear of it at commit.
+void wake_jobs(JobKind kind);
 
 // Has the current transaction written deliveries that are not committed (and not rolled back to a savepoint)?
 bool wake_has_uncommitted_deliveries();
