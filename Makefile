@@ -53,7 +53,7 @@ EXTRA_CLEAN  = build $(OBJS:.o=.d) $(OBJS:.o=.bc) results tmp_check compile_comm
 # ---- PGXS -------------------------------------------------------------------------------------
 # The developers' targets must work before PostgreSQL is there (they install it), so PGXS is read
 # only when something else is wanted: all, install, uninstall, clean, installcheck, a file.
-DEVELOPER_TARGETS = setup demo test test-core test-regress test-pgtap test-tap check pgbench-full \
+DEVELOPER_TARGETS = setup demo test test-core test-regress test-pgtap test-tap check pgbench-full bench \
                     format format-check tidy help
 ifneq ($(filter-out $(DEVELOPER_TARGETS),$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell '$(PG_CONFIG)' --pgxs 2>/dev/null)
@@ -98,6 +98,7 @@ help:
 	@echo 'make test-pgtap    test/pgtap/*.sql (pgTAP)'
 	@echo 'make test-tap      test/tap/*.t; TESTS="test/tap/001_*.t" for some of them'
 	@echo 'make pgbench-full  the pgbench test with 20,000 transactions'
+	@echo 'make bench         throughput beside plain libcurl, and latency'
 	@echo 'make format        clang-format the sources; format-check only looks'
 	@echo 'make tidy          clang-tidy src/core'
 	@echo 'Settings: PG_MAJOR=15, PG_CONFIG=…, WERROR=1, WITH_LLVM=yes, KEEP=1 (keep the private servers'\'' files)'
@@ -119,6 +120,9 @@ test-core test-regress test-pgtap test-tap: setup
 
 pgbench-full: setup
 	@WHISPERER_PGBENCH_TRANSACTIONS=20000 scripts/test tap test/tap/010_pgbench.t
+
+bench: setup
+	@scripts/bench
 
 CXX_SOURCES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.hpp')
 format:
