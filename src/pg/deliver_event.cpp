@@ -24,6 +24,8 @@ namespace {
 struct Request {
     const char *event_type;
     Jsonb *config_filter;
+    bool now;                // not _async
+    const pg_uuid_t *resend; // event_uuid, or null
 };
 
 Request read_request(FunctionCallInfo fcinfo) {
@@ -31,14 +33,8 @@ Request read_request(FunctionCallInfo fcinfo) {
         raise_null_argument("event_type", "Give the name of a registered event type.");
     if (PG_ARGISNULL(2))
         raise_null_argument("_async", "true delivers after the commit, in the background.");
-    Request request = {text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_ARGISNULL(4) ? nullptr : PG_GETARG_JSONB_P(4)};
-    if (!PG_GETARG_BOOL(2))
-        ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("synchronous delivery is not available yet"),
-                errhint("Leave out _async, or give true."));
-    if (!PG_ARGISNULL(3))
-        ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                errmsg("event_uuid is not available yet"),
-                errhint("whisperer.retry() sends a recorded delivery again."));
+    Request request = {text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_ARGISNULL(4) ? nullptr : PG_GETARG_JSONB_P(4),
+                       !PG_GETARG_BOOL(2), PG_ARGISNULL(3) ? nullptr : PG_GETARG_UUID_P(3)};
     if (request.config_filter != nullptr)
         check_config_filter(request.config_filter);
     return request;
@@ -85,16 +81,16 @@ WHISPERER_SQL_FUNCTION(whisperer_deliver_event) {
                 errhint("Give a row, such as deliver_event(package, …) in a SELECT from it, or jsonb."));
     access_check(caller, Access::deliver, request.event_type);
     Recipients recipients = find_recipients(request.event_type, request.config_filter);
-    // What is wrong with the value is said whether anybody subscribes or not, as far as that costs nothing.
-    if (type == JSONBOID || type == JSONOID || recipients.count > 0) {
-        EventOrigin origin = {request.event_type, nullptr, nullptr};
-        Jsonb *payload = serialize_default(PG_GETARG_DATUM(0), type);
-        if (recipients.count > 0) {
-            set_relation_of_type(&origin, type);
-            PG_RETURN_DATUM(deliver(origin, recipients, payload));
-        }
+    if (recipients.count == 0) {
+        // What is wrong with the value is said whether anybody subscribes or not, as far as that costs nothing.
+        if (type == JSONBOID || type == JSONOID)
+            (void)serialize_default(PG_GETARG_DATUM(0), type);
+        PG_RETURN_DATUM(uuid_array(nullptr, 0));
     }
-    PG_RETURN_DATUM(uuid_array(nullptr, 0));
+    EventOrigin origin = {request.event_type, nullptr, nullptr};
+    set_relation_of_type(&origin, type);
+    Jsonb *payload = serialize_instance(recipients.functions, PG_GETARG_DATUM(0), type);
+    PG_RETURN_DATUM(deliver(origin, recipients, payload));
 }
 
 WHISPERER_SQL_FUNCTION(whisperer_deliver_event_text) {
@@ -108,5 +104,6 @@ WHISPERER_SQL_FUNCTION(whisperer_deliver_event_text) {
     if (recipients.count == 0)
         PG_RETURN_DATUM(uuid_array(nullptr, 0));
     EventOrigin origin = {request.event_type, nullptr, nullptr};
+    payload = serialize_instance(recipients.functions, JsonbPGetDatum(payload), JSONBOID);
     PG_RETURN_DATUM(deliver(origin, recipients, payload));
 }

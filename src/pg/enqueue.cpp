@@ -11,6 +11,7 @@ extern "C" {
 #include "common/pg_prng.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 }
@@ -23,10 +24,21 @@ namespace {
 // it PostgreSQL would move it out of line, and copying it to the history would write it twice.
 constexpr int inline_payload_limit = 1900;
 
-// Rows written by one statement at most, so that the arrays stay small whatever the statement of the user's wrote.
+// Rows, and about the bytes, written by one statement at most, so that the arrays stay small whatever the statement of the
+// user's wrote and however many subscribe.
 constexpr int batch_rows = 1000;
+constexpr size_t batch_bytes = 4 * 1024 * 1024;
 
-Statement find_statement = {"SELECT s.id FROM whisperer.event_type_entry t"
+enum FindColumn {
+    FIND_SUBSCRIPTION = 1,
+    FIND_SERIALIZER,
+    FIND_CUSTOMIZER,
+    FIND_OWNER_OID,
+    FIND_OWNER_NAME,
+    FIND_OWNER_SYSTEM
+};
+
+Statement find_statement = {"SELECT s.id, t.serializer, t.customizer, t.owner_oid, t.owner_name, t.owner_system FROM whisperer.event_type_entry t"
                             " LEFT JOIN whisperer.subscription s ON s.event_type = t.event_type AND s.is_active"
                             "  AND s.ended_date IS NULL AND ($2 IS NULL OR s.config OPERATOR(pg_catalog.@>) $2)"
                             " WHERE t.event_type = $1",
@@ -42,10 +54,11 @@ Statement insert_events = {"INSERT INTO whisperer.event (uuid, payload)"
 
 Statement insert_deliveries = {
     "INSERT INTO whisperer.delivery (uuid, subscription_id, event_uuid, payload, xid, event_type, relation_schema,"
-    " relation_name, created_date, modified_date)"
-    " SELECT d.u, d.s, d.e, d.p, $5, $6, $7, $8, $9, $9 FROM unnest($1, $2, $3, $4) AS d (u, s, e, p)",
-    9,
-    {UUIDARRAYOID, INT8ARRAYOID, UUIDARRAYOID, TEXTARRAYOID, XID8OID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
+    " relation_name, created_date, modified_date, body)"
+    " SELECT d.u, d.s, d.e, d.p, $5, $6, $7, $8, $9, $9, d.b FROM unnest($1, $2, $3, $4, $10) AS d (u, s, e, p, b)",
+    10,
+    {UUIDARRAYOID, INT8ARRAYOID, UUIDARRAYOID, TEXTARRAYOID, XID8OID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID,
+     TEXTARRAYOID},
     nullptr};
 
 Statement insert_failed = {
@@ -76,42 +89,116 @@ Datum text_or_null(const char *value, char *null_flag) {
     return value == nullptr ? (Datum)0 : CStringGetTextDatum(value);
 }
 
-// Rows of one insert, gathered and flushed together.
+// Deliveries of one insert, gathered and flushed together with the events of their own that some of them need. No user
+// function may run during internal SQL, so the bodies are made while gathering.
 struct Batch {
+    int room;
     int count;
-    Datum uuids[batch_rows], subscriptions[batch_rows], events[batch_rows], payloads[batch_rows];
-    bool no_event[batch_rows], no_payload[batch_rows];
+    size_t bytes;
+    MemoryContext memory; // of the texts: reset by each flush
+    Datum *uuids, *subscriptions, *events, *payloads, *bodies;
+    bool *no_event, *no_payload, *no_body;
+    int event_count;
+    Datum *event_uuids, *event_payloads;
 };
 
-void flush(Batch *batch, const EventOrigin &origin) {
-    if (batch->count == 0)
-        return;
-    int n = batch->count;
-    char nulls[] = "         ";
-    Datum arguments[9] = {
-        make_array(batch->uuids, nullptr, n, UUIDOID),
-        make_array(batch->subscriptions, nullptr, n, INT8OID),
-        make_array(batch->events, batch->no_event, n, UUIDOID),
-        make_array(batch->payloads, batch->no_payload, n, TEXTOID),
+Batch make_batch(size_t deliveries) {
+    Batch batch = {};
+    batch.room = (int)Min(deliveries, (size_t)batch_rows);
+    batch.memory = AllocSetContextCreate(CurrentMemoryContext, "whisperer batch", ALLOCSET_DEFAULT_SIZES);
+    Datum **columns[] = {&batch.uuids,  &batch.subscriptions, &batch.events,        &batch.payloads,
+                         &batch.bodies, &batch.event_uuids,   &batch.event_payloads};
+    for (Datum **column : columns)
+        *column = (Datum *)palloc(sizeof(Datum) * (size_t)batch.room);
+    bool **flags[] = {&batch.no_event, &batch.no_payload, &batch.no_body};
+    for (bool **flag : flags)
+        *flag = (bool *)palloc(sizeof(bool) * (size_t)batch.room);
+    return batch;
+}
+
+void insert_batch(const Batch &batch, const EventOrigin &origin) {
+    int n = batch.count;
+    char nulls[] = "          ";
+    Datum arguments[10] = {
+        make_array(batch.uuids, nullptr, n, UUIDOID),
+        make_array(batch.subscriptions, nullptr, n, INT8OID),
+        make_array(batch.events, batch.no_event, n, UUIDOID),
+        make_array(batch.payloads, batch.no_payload, n, TEXTOID),
         FullTransactionIdGetDatum(GetTopFullTransactionId()),
         CStringGetTextDatum(origin.event_type),
         text_or_null(origin.relation_schema, &nulls[6]),
         text_or_null(origin.relation_name, &nulls[7]),
         TimestampTzGetDatum(GetCurrentTimestamp()),
+        make_array(batch.bodies, batch.no_body, n, TEXTOID),
     };
     internal_execute(&insert_deliveries, arguments, nulls);
-    batch->count = 0;
 }
 
-void write_shared_events(pg_uuid_t *uuids, const PayloadText *payloads, int count) {
-    Datum *ids = (Datum *)palloc(sizeof(Datum) * (size_t)count);
-    Datum *texts = (Datum *)palloc(sizeof(Datum) * (size_t)count);
-    for (int i = 0; i < count; i++) {
-        ids[i] = UUIDPGetDatum(&uuids[i]);
-        texts[i] = PointerGetDatum(cstring_to_text_with_len(payloads[i].data, payloads[i].len));
+void flush(Batch *batch, const EventOrigin &origin) {
+    if (batch->count == 0)
+        return;
+    InternalSql sql;
+    internal_begin(&sql);
+    if (batch->event_count > 0) {
+        Datum arguments[2] = {make_array(batch->event_uuids, nullptr, batch->event_count, UUIDOID),
+                              make_array(batch->event_payloads, nullptr, batch->event_count, TEXTOID)};
+        internal_execute(&insert_events, arguments);
     }
-    Datum arguments[2] = {make_array(ids, nullptr, count, UUIDOID), make_array(texts, nullptr, count, TEXTOID)};
-    internal_execute(&insert_events, arguments);
+    insert_batch(*batch, origin);
+    internal_end(&sql);
+    MemoryContextReset(batch->memory);
+    batch->count = batch->event_count = 0;
+    batch->bytes = 0;
+}
+
+Datum batch_text(Batch *batch, const PayloadText &text) {
+    batch->bytes += (size_t)text.len;
+    return PointerGetDatum(cstring_to_text_with_len(text.data, text.len));
+}
+
+// One event for all recipients, with a row of its own unless its payload goes into the delivery's. Runs in batch->memory;
+// `event` and `uuids` outlive the batch.
+void add_event(Batch *batch, const EventOrigin &origin, const Recipients &recipients, const PayloadText &payload,
+               pg_uuid_t *event, pg_uuid_t *uuids) {
+    bool own_row = recipients.count > 1 || payload.len > inline_payload_limit;
+    for (int r = 0; r < recipients.count; r++) {
+        int k = batch->count++;
+        if (own_row && r == 0) {
+            *event = new_uuid();
+            batch->event_uuids[batch->event_count] = UUIDPGetDatum(event);
+            batch->event_payloads[batch->event_count++] = batch_text(batch, payload);
+        }
+        batch->uuids[k] = UUIDPGetDatum(&uuids[r]);
+        batch->subscriptions[k] = Int64GetDatum(recipients.subscriptions[r]);
+        batch->no_event[k] = !own_row;
+        batch->events[k] = own_row ? UUIDPGetDatum(event) : (Datum)0;
+        batch->no_payload[k] = own_row;
+        batch->payloads[k] = own_row ? (Datum)0 : batch_text(batch, payload);
+        batch->no_body[k] = recipients.functions.customizer == nullptr;
+        batch->bodies[k] = batch->no_body[k]
+                               ? (Datum)0
+                               : batch_text(batch, customize_body(recipients.functions, &uuids[r], payload));
+        if (batch->count == batch->room || batch->bytes >= batch_bytes)
+            flush(batch, origin);
+    }
+}
+
+const char *found_text(FindColumn column) {
+    bool is_null;
+    Datum value = spi_value(0, column, &is_null);
+    return is_null ? nullptr : TextDatumGetCString(value);
+}
+
+// The owner is of no interest where there is nothing to run as it.
+EventFunctions read_functions(const char *event_type) {
+    EventFunctions result = {event_type, found_text(FIND_SERIALIZER), found_text(FIND_CUSTOMIZER), InvalidOid, nullptr, 0};
+    if (result.serializer != nullptr || result.customizer != nullptr) {
+        bool is_null;
+        result.owner_oid = DatumGetObjectId(spi_value(0, FIND_OWNER_OID, &is_null));
+        result.owner_name = found_text(FIND_OWNER_NAME);
+        result.owner_system = DatumGetInt64(spi_value(0, FIND_OWNER_SYSTEM, &is_null));
+    }
+    return result;
 }
 
 } // namespace
@@ -126,10 +213,12 @@ Recipients find_recipients(const char *event_type, Jsonb *config_filter) {
         ereport(ERROR, errcode(ERRCODE_WH_NO_EVENT_TYPE),
                 errmsg("event type \"%s\" is not registered", event_type),
                 errhint("Register it with whisperer.register_event_type(); whisperer.event_types lists those there are."));
-    Recipients result = {(int64 *)MemoryContextAlloc(caller, sizeof(int64) * rows), 0};
+    MemoryContext internal = MemoryContextSwitchTo(caller);
+    Recipients result = {(int64 *)palloc(sizeof(int64) * rows), 0, read_functions(event_type)};
+    MemoryContextSwitchTo(internal);
     for (uint64 i = 0; i < rows; i++) {
         bool is_null;
-        Datum id = spi_value(i, 1, &is_null);
+        Datum id = spi_value(i, FIND_SUBSCRIPTION, &is_null);
         if (!is_null)
             result.subscriptions[result.count++] = DatumGetInt64(id);
     }
@@ -155,45 +244,17 @@ pg_uuid_t *enqueue_events(const EventOrigin &origin, const Recipients &recipient
     PreventCommandIfReadOnly("whisperer.deliver_event()");
     for (size_t i = 0; i < total; i++)
         uuids[i] = new_uuid();
+    pg_uuid_t *events = (pg_uuid_t *)palloc(sizeof(pg_uuid_t) * (size_t)count);
 
-    InternalSql sql;
-    internal_begin(&sql);
-    // Which payloads get a row of their own.
-    pg_uuid_t *event_uuids = (pg_uuid_t *)palloc(sizeof(pg_uuid_t) * (size_t)count);
-    pg_uuid_t *shared_uuids = (pg_uuid_t *)palloc(sizeof(pg_uuid_t) * (size_t)count);
-    PayloadText *shared = (PayloadText *)palloc(sizeof(PayloadText) * (size_t)count);
-    bool *is_shared = (bool *)palloc0(sizeof(bool) * (size_t)count);
-    int shared_count = 0;
+    Batch batch = make_batch(total);
+    MemoryContext old = MemoryContextSwitchTo(batch.memory);
     for (int i = 0; i < count; i++) {
-        if (recipients.count == 1 && payloads[i].len <= inline_payload_limit)
-            continue;
-        is_shared[i] = true;
-        event_uuids[i] = shared_uuids[shared_count] = new_uuid();
-        shared[shared_count++] = payloads[i];
+        CHECK_FOR_INTERRUPTS();
+        add_event(&batch, origin, recipients, payloads[i], &events[i], uuids + (size_t)i * (size_t)recipients.count);
     }
-    if (shared_count > 0)
-        write_shared_events(shared_uuids, shared, shared_count);
-
-    Batch *batch = (Batch *)palloc(sizeof(Batch));
-    batch->count = 0;
-    pg_uuid_t *next = uuids;
-    for (int i = 0; i < count; i++) {
-        Datum payload =
-            is_shared[i] ? (Datum)0 : PointerGetDatum(cstring_to_text_with_len(payloads[i].data, payloads[i].len));
-        for (int r = 0; r < recipients.count; r++) {
-            int k = batch->count++;
-            batch->uuids[k] = UUIDPGetDatum(next++);
-            batch->subscriptions[k] = Int64GetDatum(recipients.subscriptions[r]);
-            batch->no_event[k] = !is_shared[i];
-            batch->events[k] = is_shared[i] ? UUIDPGetDatum(&event_uuids[i]) : (Datum)0;
-            batch->no_payload[k] = is_shared[i];
-            batch->payloads[k] = payload;
-            if (batch->count == batch_rows)
-                flush(batch, origin);
-        }
-    }
-    flush(batch, origin);
-    internal_end(&sql);
+    MemoryContextSwitchTo(old);
+    flush(&batch, origin);
+    MemoryContextDelete(batch.memory);
 
     for (int i = 0; i < count; i++)
         wake_event();
@@ -205,6 +266,7 @@ pg_uuid_t *enqueue_events(const EventOrigin &origin, const Recipients &recipient
 void enqueue_failed(const EventOrigin &origin, const Recipients &recipients, const char *error) {
     if (recipients.count == 0)
         return;
+    PreventCommandIfReadOnly("whisperer.deliver_event()");
     InternalSql sql;
     internal_begin(&sql);
     int n = recipients.count;
@@ -228,6 +290,11 @@ void enqueue_failed(const EventOrigin &origin, const Recipients &recipients, con
     };
     internal_execute(&insert_failed, arguments, nulls);
     internal_end(&sql);
+
+    wake_event();
+    for (int i = 0; i < n; i++)
+        wake_delivery(recipients.subscriptions[i], 1);
+    wake_results(0, 0, (uint64)n);
 }
 
 } // namespace whisperer::pg

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "pg/prelude.hpp"
-#include "pg/serialize.hpp"
+#include "pg/event_functions.hpp"
 
 extern "C" {
 #include "utils/jsonb.h"
@@ -11,10 +11,12 @@ extern "C" {
 
 namespace whisperer::pg {
 
-// Who gets an event type now: the active subscriptions visible to this statement. palloc'ed.
+// Who gets an event type now, the active subscriptions visible to this statement, and what makes its payload and bodies.
+// palloc'ed.
 struct Recipients {
     int64 *subscriptions;
     int count;
+    EventFunctions functions;
 };
 
 // Raises WH004 when the event type is not registered. `config_filter` may be null; else only subscriptions whose own config
@@ -28,12 +30,13 @@ struct EventOrigin {
     const char *relation_name;
 };
 
-// Inserts `count` events for the recipients and notes the wake-up at commit. Returns the deliveries' uuids in the order
+// Inserts `count` events for the recipients, each with the body that the customizer makes, if there is one, and notes the
+// wake-up at commit. Returns the deliveries' uuids in the order
 // event by event, recipient by recipient (palloc'ed, count × recipients.count).
 pg_uuid_t *enqueue_events(const EventOrigin &origin, const Recipients &recipients, const PayloadText *payloads,
                           int count);
 
-// whisperer.trigger_errors = record: one settled delivery per recipient, failed, with the reason and no payload.
+// whisperer.trigger_errors = record: one event, a settled delivery per recipient, failed, with the reason and no payload.
 void enqueue_failed(const EventOrigin &origin, const Recipients &recipients, const char *error);
 
 // A new UUIDv7 for event or delivery.

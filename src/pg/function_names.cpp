@@ -25,10 +25,11 @@ namespace whisperer::pg {
 
 namespace {
 
-// The functions are found, checked and stored, but nothing calls them yet: storing a name that is then
-// ignored would be worse than refusing it. This is the one place that refuses; it goes when the calls are
-// there.
-constexpr bool functions_are_called = false;
+// Callbacks are found, checked and stored, but nothing calls them yet: storing a name that is then ignored would be worse
+// than refusing it. This is the one place that refuses; it goes when the calls are there.
+bool is_called(FunctionUse use) {
+    return use != FunctionUse::callback;
+}
 
 constexpr int max_arguments = 4;
 
@@ -175,6 +176,11 @@ Oid function_find(FunctionUse use, const char *name) {
     }
     if (!OidIsValid(found))
         raise_not_found(rules, name);
+    // Another session's temporary schema will have this one's name some day.
+    if (isAnyTempNamespace(get_func_namespace(found)))
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("%s: function %s is a temporary one", rules.argument, name),
+                errhint("Make the function in a schema that stays."));
     check_result(use, found);
     return found;
 }
@@ -188,7 +194,7 @@ void function_check_runner(FunctionUse use, Oid function, Oid runner) {
             errdetail("Role \"%s\", as which it would run, has no EXECUTE on it or no USAGE on its schema.",
                       GetUserNameFromId(runner, true)),
             errhint("Grant them to that role."));
-    if (!functions_are_called)
+    if (!is_called(use))
         ereport(
             ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
             errmsg("%s: %s cannot be used, since this version of whisperer does not call user functions yet",

@@ -118,17 +118,29 @@ void check_sendable_text(const char *text, int len, const char *what) {
                 errhint("Webhooks carry UTF-8; correct the value, or leave the column out of what is delivered."));
 }
 
-PayloadText payload_text(Jsonb *payload) {
+namespace {
+
+PayloadText checked_text(Jsonb *json, const char *what) {
     StringInfoData text;
     initStringInfo(&text);
-    JsonbToCString(&text, &payload->root, VARSIZE(payload));
+    JsonbToCString(&text, &json->root, VARSIZE(json));
     if (text.len > setting_max_payload_size)
         ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-                errmsg("payload of %d bytes is larger than whisperer.max_payload_size", text.len),
+                errmsg("%s of %d bytes is larger than whisperer.max_payload_size", what, text.len),
                 errdetail("At most %d bytes are delivered.", setting_max_payload_size),
                 errhint("Deliver less of the row, or raise whisperer.max_payload_size."));
-    check_sendable_text(text.data, text.len, "payload");
-    return PayloadText{text.data, text.len};
+    check_sendable_text(text.data, text.len, what);
+    return PayloadText{text.data, text.len, json};
+}
+
+} // namespace
+
+PayloadText payload_text(Jsonb *payload) {
+    return checked_text(payload, "payload");
+}
+
+PayloadText body_text(Jsonb *body) {
+    return checked_text(body, "body made by the customizer");
 }
 
 } // namespace whisperer::pg

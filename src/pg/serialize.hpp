@@ -24,8 +24,12 @@ Jsonb *parse_json_object(const char *text, const char *argument);
 struct PayloadText {
     char *data; // terminated
     int len;
+    Jsonb *json; // the same
 };
 PayloadText payload_text(Jsonb *payload);
+
+// The same for a whole body, as a customizer made it.
+PayloadText body_text(Jsonb *body);
 
 // 22021 unless the text (of the database's encoding) can be sent as UTF-8; `what` names it in the error.
 void check_sendable_text(const char *text, int len, const char *what);

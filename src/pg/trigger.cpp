@@ -6,6 +6,7 @@
 #include "pg/relation_name.hpp"
 #include "pg/settings.hpp"
 #include "pg/subscription_fields.hpp"
+#include "pg/user_function.hpp"
 
 extern "C" {
 #include "access/genam.h"
@@ -17,6 +18,7 @@ extern "C" {
 #include "executor/tuptable.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
@@ -64,9 +66,9 @@ Oid table_of_trigger(const TriggerData *data) {
     return relation;
 }
 
-EventOrigin origin_of(const TriggerData *data) {
+EventOrigin origin_of(const TriggerData *data, Oid table) {
     EventOrigin origin = {data->tg_trigger->tgargs[0], nullptr, nullptr};
-    relation_name_of(table_of_trigger(data), &origin.relation_schema, &origin.relation_name);
+    relation_name_of(table, &origin.relation_schema, &origin.relation_name);
     return origin;
 }
 
@@ -91,93 +93,164 @@ void check_call(FunctionCallInfo fcinfo) {
                      "EXECUTE FUNCTION whisperer.deliver_event_trigger('package-created', '{\"region\": \"eu\"}')");
 }
 
-void deliver_row(const TriggerData *data, const EventOrigin &origin, const Recipients &recipients) {
-    HeapTuple tuple = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
-    TupleDesc description = RelationGetDescr(data->tg_relation);
-    Datum row = heap_copy_tuple_as_datum(tuple, description);
-    PayloadText text = payload_text(serialize_default(row, description->tdtypeid));
-    enqueue_events(origin, recipients, &text, 1);
+// One call of the trigger.
+struct Firing {
+    const TriggerData *data;
+    Oid table; // on which the trigger was made
+    EventOrigin origin;
+    Recipients recipients;
+    bool record; // whisperer.trigger_errors = record
+    int failed;  // events that were recorded as such
+    ErrorData *first_error;
+};
+
+// The type as which rows of `type` are serialized: those of a partition, where the serializer takes rows, as rows of the
+// partitioned table. (The default serialization makes the same of both.)
+Oid serialized_type(const Firing *firing, Oid type) {
+    bool is_partition = firing->table != RelationGetRelid(firing->data->tg_relation);
+    return is_partition && serializer_takes_rows(firing->recipients.functions) ? get_rel_type_id(firing->table) : type;
 }
 
-// One pass over the transition table; memory is bounded by rows_at_once and bytes_at_once, not by the statement.
-void deliver_transition_table(const TriggerData *data, const EventOrigin &origin, const Recipients &recipients) {
-    Tuplestorestate *rows = TRIGGER_FIRED_BY_DELETE(data->tg_event) ? data->tg_oldtable : data->tg_newtable;
-    if (rows == nullptr)
-        raise_misuse("for each statement needs a transition table",
-                     "Add REFERENCING NEW TABLE AS rows (OLD TABLE for a delete), or make it FOR EACH ROW.");
-    TupleDesc description = RelationGetDescr(data->tg_relation);
-    TupleTableSlot *slot = MakeSingleTupleTableSlot(description, &TTSOpsMinimalTuple);
-    int reader = tuplestore_alloc_read_pointer(rows, EXEC_FLAG_REWIND);
-    tuplestore_select_read_pointer(rows, reader);
-    tuplestore_rescan(rows);
-
-    MemoryContext batch_context = AllocSetContextCreate(CurrentMemoryContext, "whisperer rows", ALLOCSET_DEFAULT_SIZES);
-    MemoryContext old = MemoryContextSwitchTo(batch_context);
-    PayloadText *texts = (PayloadText *)MemoryContextAlloc(old, sizeof(PayloadText) * rows_at_once);
-    int count = 0;
+// Serializes rows and writes their events. Memory is bounded by rows_at_once and bytes_at_once.
+void write_rows(const Firing *firing, const Datum *rows, int count) {
+    Oid type = RelationGetDescr(firing->data->tg_relation)->tdtypeid;
+    Oid wanted_type = serialized_type(firing, type);
+    MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "whisperer payloads", ALLOCSET_DEFAULT_SIZES);
+    PayloadText *texts = (PayloadText *)palloc(sizeof(PayloadText) * (size_t)count);
+    MemoryContext old = MemoryContextSwitchTo(memory);
+    int ready = 0;
     size_t bytes = 0;
-    for (bool more = true; more;) {
-        // A store that has spilled to disk makes the row in the current context, and frees it with the next one.
-        MemoryContextSwitchTo(old);
-        more = tuplestore_gettupleslot(rows, true, false, slot);
-        MemoryContextSwitchTo(batch_context);
-        if (more) {
-            Datum row = ExecFetchSlotHeapTupleDatum(slot);
-            texts[count] = payload_text(serialize_default(row, description->tdtypeid));
-            bytes += (size_t)texts[count++].len;
-        }
-        if (count == rows_at_once || bytes >= bytes_at_once || !more) {
-            enqueue_events(origin, recipients, texts, count);
-            MemoryContextReset(batch_context);
-            count = 0;
+    for (int i = 0; i < count; i++) {
+        Datum row = type == wanted_type ? rows[i] : convert_row(rows[i], type, wanted_type);
+        texts[ready] = payload_text(serialize_instance(firing->recipients.functions, row, wanted_type));
+        bytes += (size_t)texts[ready++].len;
+        if (bytes >= bytes_at_once || i == count - 1) {
+            enqueue_events(firing->origin, firing->recipients, texts, ready);
+            MemoryContextReset(memory);
+            ready = 0;
             bytes = 0;
             CHECK_FOR_INTERRUPTS();
         }
     }
     MemoryContextSwitchTo(old);
-    MemoryContextDelete(batch_context);
-    ExecDropSingleTupleTableSlot(slot);
+    MemoryContextDelete(memory);
+    pfree(texts);
 }
 
-void deliver(const TriggerData *data, const EventOrigin &origin, const Recipients &recipients) {
-    if (TRIGGER_FIRED_FOR_ROW(data->tg_event))
-        deliver_row(data, origin, recipients);
-    else
-        deliver_transition_table(data, origin, recipients);
+// Cancelled, shut down, out of resources, or in conflict with another transaction: not the row's fault.
+bool fault_of_row(const ErrorData *error) {
+    int category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+    return category != ERRCODE_OPERATOR_INTERVENTION && category != ERRCODE_INSUFFICIENT_RESOURCES &&
+           category != ERRCODE_TRANSACTION_ROLLBACK;
 }
 
-// whisperer.trigger_errors = record: the user's statement goes on, and each subscription gets a failed delivery.
-void deliver_or_record(const TriggerData *data, const EventOrigin &origin, const Recipients &recipients) {
+// In a subtransaction. Null when all went well.
+ErrorData *try_rows(const Firing *firing, const Datum *rows, int count) {
     MemoryContext context = CurrentMemoryContext;
     ResourceOwner owner = CurrentResourceOwner;
+    ErrorData *volatile error = nullptr;
     BeginInternalSubTransaction(nullptr);
     MemoryContextSwitchTo(context);
     PG_TRY();
     {
-        deliver(data, origin, recipients);
+        write_rows(firing, rows, count);
         ReleaseCurrentSubTransaction();
-        MemoryContextSwitchTo(context);
-        CurrentResourceOwner = owner;
     }
     PG_CATCH();
     {
         MemoryContextSwitchTo(context);
-        ErrorData *error = CopyErrorData();
+        error = CopyErrorData();
         FlushErrorState();
         RollbackAndReleaseCurrentSubTransaction();
-        MemoryContextSwitchTo(context);
-        CurrentResourceOwner = owner;
-        int category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
-        // Cancelled, shut down, or out of resources: not the row's fault.
-        if (category == ERRCODE_OPERATOR_INTERVENTION || category == ERRCODE_INSUFFICIENT_RESOURCES)
-            ReThrowError(error);
-        ereport(WARNING, errcode(error->sqlerrcode),
-                errmsg("event \"%s\" was not delivered: %s", origin.event_type, error->message),
-                errdetail("whisperer.trigger_errors is \"record\": the reason is in whisperer.failed."));
-        enqueue_failed(origin, recipients, error->message);
-        FreeErrorData(error);
     }
     PG_END_TRY();
+    MemoryContextSwitchTo(context);
+    CurrentResourceOwner = owner;
+    if (error != nullptr && !fault_of_row(error))
+        ReThrowError(error);
+    return error;
+}
+
+// What is kept with the deliveries: in which function, if that is not in the message, and the message.
+const char *reason_of(const ErrorData *error) {
+    const char *function = user_function_of_error(error);
+    return function == nullptr ? error->message : psprintf("%s: %s", function, error->message);
+}
+
+// All at once, as nearly always all are good; after an error one by one, so that only those fail that must.
+void try_or_record(Firing *firing, const Datum *rows, int count) {
+    ErrorData *error = try_rows(firing, rows, count);
+    for (int i = 0; error != nullptr && i < count; i++) {
+        ErrorData *own = count == 1 ? error : try_rows(firing, rows + i, 1);
+        if (own == nullptr)
+            continue;
+        enqueue_failed(firing->origin, firing->recipients, reason_of(own));
+        if (firing->failed++ == 0)
+            firing->first_error = own;
+        else
+            FreeErrorData(own);
+    }
+}
+
+void deliver(Firing *firing, const Datum *rows, int count) {
+    if (firing->record)
+        try_or_record(firing, rows, count);
+    else
+        write_rows(firing, rows, count);
+}
+
+void deliver_row(Firing *firing) {
+    const TriggerData *data = firing->data;
+    HeapTuple tuple = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
+    Datum row = heap_copy_tuple_as_datum(tuple, RelationGetDescr(data->tg_relation));
+    deliver(firing, &row, 1);
+}
+
+// One pass over the transition table.
+void deliver_transition_table(Firing *firing) {
+    const TriggerData *data = firing->data;
+    Tuplestorestate *store = TRIGGER_FIRED_BY_DELETE(data->tg_event) ? data->tg_oldtable : data->tg_newtable;
+    if (store == nullptr)
+        raise_misuse("for each statement needs a transition table",
+                     "Add REFERENCING NEW TABLE AS rows (OLD TABLE for a delete), or make it FOR EACH ROW.");
+    TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(data->tg_relation), &TTSOpsMinimalTuple);
+    tuplestore_select_read_pointer(store, tuplestore_alloc_read_pointer(store, EXEC_FLAG_REWIND));
+    tuplestore_rescan(store);
+
+    MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "whisperer rows", ALLOCSET_DEFAULT_SIZES);
+    Datum *rows = (Datum *)palloc(sizeof(Datum) * rows_at_once);
+    int count = 0;
+    size_t bytes = 0;
+    for (bool more = true; more;) {
+        // A store that has spilled to disk makes the row in the current context, and frees it with the next one.
+        more = tuplestore_gettupleslot(store, true, false, slot);
+        if (more) {
+            MemoryContext old = MemoryContextSwitchTo(memory);
+            rows[count] = ExecFetchSlotHeapTupleDatum(slot);
+            bytes += VARSIZE_ANY(DatumGetPointer(rows[count++]));
+            MemoryContextSwitchTo(old);
+        }
+        if (count == rows_at_once || bytes >= bytes_at_once || (!more && count > 0)) {
+            deliver(firing, rows, count);
+            MemoryContextReset(memory);
+            count = 0;
+            bytes = 0;
+        }
+    }
+    MemoryContextDelete(memory);
+    ExecDropSingleTupleTableSlot(slot);
+}
+
+// The user's statement goes on, with one warning, however many rows it had.
+void warn_of_failed(const Firing &firing) {
+    if (firing.failed == 0)
+        return;
+    ereport(WARNING, errcode(firing.first_error->sqlerrcode),
+            firing.failed == 1 ? errmsg("event \"%s\" was not delivered: %s", firing.origin.event_type,
+                                        reason_of(firing.first_error))
+                               : errmsg("%d events \"%s\" were not delivered, the first one: %s", firing.failed,
+                                        firing.origin.event_type, reason_of(firing.first_error)),
+            errdetail("whisperer.trigger_errors is \"record\": the reason is in whisperer.failed."));
 }
 
 } // namespace
@@ -189,13 +262,18 @@ using namespace whisperer::pg;
 WHISPERER_SQL_FUNCTION(whisperer_deliver_event_trigger) {
     check_call(fcinfo);
     const TriggerData *data = (const TriggerData *)fcinfo->context;
-    EventOrigin origin = origin_of(data);
-    Recipients recipients = find_recipients(origin.event_type, config_filter_of(data));
-    if (recipients.count > 0) {
-        if (setting_trigger_errors == TRIGGER_ERRORS_RECORD)
-            deliver_or_record(data, origin, recipients);
+    Firing firing = {};
+    firing.data = data;
+    firing.table = table_of_trigger(data);
+    firing.origin = origin_of(data, firing.table);
+    firing.recipients = find_recipients(firing.origin.event_type, config_filter_of(data));
+    firing.record = setting_trigger_errors == TRIGGER_ERRORS_RECORD;
+    if (firing.recipients.count > 0) {
+        if (TRIGGER_FIRED_FOR_ROW(data->tg_event))
+            deliver_row(&firing);
         else
-            deliver(data, origin, recipients);
+            deliver_transition_table(&firing);
+        warn_of_failed(firing);
     }
     return PointerGetDatum(nullptr);
 }

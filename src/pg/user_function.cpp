@@ -2,29 +2,22 @@
 
 #include "pg/advisory_locks.hpp"
 #include "pg/compat.hpp"
-#include "pg/error_capture.hpp"
+#include "pg/known_function.hpp"
 #include "pg/neutral_settings.hpp"
 #include "pg/user_function.hpp"
 
 extern "C" {
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_collation.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "nodes/makefuncs.h"
 #include "pgstat.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/inval.h"
-#include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/regproc.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 }
 
 namespace whisperer::pg {
@@ -32,147 +25,6 @@ namespace whisperer::pg {
 namespace {
 
 constexpr const char *context_prefix = "whisperer ";
-
-// ---- What is known of a stored name, kept for the session
-
-struct KnownFunction {
-    KnownFunction *next;
-    char *name;
-    uint64 generation; // of the catalogue it was read from
-    Oid oid;
-    Oid schema;
-    UserFunctionTypes types;
-    // The look-up of the call, with what the function's language keeps in it. Some languages keep the state
-    // of a call there: it is used again only within the subtransaction that made it (after an error that one
-    // is gone), and not by a call within the call.
-    MemoryContext memory;
-    FmgrInfo lookup;
-    bool looked_up;
-    bool in_use;
-    LocalTransactionId transaction;
-    SubTransactionId subtransaction;
-};
-
-KnownFunction *known_functions = nullptr;
-uint64 catalogue_generation = 1;
-
-void catalogue_changed(Datum, int, uint32) {
-    catalogue_generation++;
-}
-
-void watch_catalogue() {
-    static bool watching = false;
-    if (watching)
-        return;
-    CacheRegisterSyscacheCallback(PROCOID, catalogue_changed, (Datum)0);
-    CacheRegisterSyscacheCallback(NAMESPACEOID, catalogue_changed, (Datum)0);
-    CacheRegisterSyscacheCallback(TYPEOID, catalogue_changed, (Datum)0);
-    watching = true;
-}
-
-[[noreturn]] void raise_gone(const UserFunction &function) {
-    ereport(ERROR, errcode(ERRCODE_UNDEFINED_FUNCTION),
-            errmsg("%s: function %s does not exist", function.what, function.name),
-            errdetail("It was there when it was named, and has been dropped or renamed since."),
-            errhint("Make it again, or name another."));
-}
-
-struct Search {
-    const char *name;
-    Oid found;
-};
-
-void search(void *argument) {
-    Search *name = (Search *)argument;
-    name->found = DatumGetObjectId(DirectFunctionCall1(regprocedurein, CStringGetDatum(name->name)));
-}
-
-// The function of that name; everything in it but types of pg_catalog is qualified, and search_path is
-// pinned.
-Oid resolve(const UserFunction &function) {
-    Search name = {function.name, InvalidOid};
-    CapturedError error;
-    // "Does not exist" may be said of the schema, a type, or the function.
-    if (capture_error(search, &name, &error)) {
-        if (ERRCODE_TO_CATEGORY(error.sqlstate) == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
-            error.sqlstate == ERRCODE_UNDEFINED_SCHEMA)
-            raise_gone(function);
-        ereport(ERROR, errcode(error.sqlstate),
-                errmsg("%s: cannot look up function %s", function.what, function.name),
-                errdetail_internal("%s", error.message));
-    }
-    return name.found;
-}
-
-void read_function(const UserFunction &function, KnownFunction *known) {
-    uint64 generation = catalogue_generation;
-    known->generation = 0;
-    known->oid = resolve(function);
-    HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(known->oid));
-    if (!HeapTupleIsValid(tuple))
-        raise_gone(function);
-    Form_pg_proc form = (Form_pg_proc)GETSTRUCT(tuple);
-    known->schema = form->pronamespace;
-    known->types = {form->pronargs, form->pronargs > 0 ? form->proargtypes.values[0] : InvalidOid,
-                    form->prorettype};
-    bool callable = form->prokind == PROKIND_FUNCTION && !form->proretset;
-    ReleaseSysCache(tuple);
-    if (!callable)
-        ereport(ERROR, errcode(ERRCODE_WRONG_OBJECT_TYPE),
-                errmsg("%s: %s is not a function that returns one value", function.what, function.name),
-                errhint("Name another."));
-    // A temporary schema has the same name for one session after the other, whoever they are.
-    if (isAnyTempNamespace(known->schema))
-        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                errmsg("%s: %s is a temporary function", function.what, function.name),
-                errhint("Make the function in a schema that stays."));
-    known->looked_up = false;
-    known->generation = generation;
-}
-
-KnownFunction *known_by_name(const char *name) {
-    KnownFunction *known = known_functions;
-    while (known != nullptr && strcmp(known->name, name) != 0)
-        known = known->next;
-    return known;
-}
-
-KnownFunction *known_function(const UserFunction &function) {
-    KnownFunction *known = known_by_name(function.name);
-    if (known == nullptr) {
-        watch_catalogue();
-        known = (KnownFunction *)MemoryContextAllocZero(TopMemoryContext, sizeof(KnownFunction));
-        known->name = MemoryContextStrdup(TopMemoryContext, function.name);
-        known->memory =
-            AllocSetContextCreate(TopMemoryContext, "whisperer user function", ALLOCSET_SMALL_SIZES);
-        known->next = known_functions;
-        known_functions = known;
-    }
-    if (known->generation != catalogue_generation)
-        read_function(function, known);
-    return known;
-}
-
-// The look-up to call by; *shared when it is the one kept.
-FmgrInfo *call_lookup(KnownFunction *known, bool *shared) {
-    bool same_transaction = known->transaction == compat_local_transaction();
-    bool same = same_transaction && known->subtransaction == GetCurrentSubTransactionId();
-    *shared = !(known->in_use && same_transaction);
-    if (!*shared) {
-        FmgrInfo *own = (FmgrInfo *)palloc(sizeof(FmgrInfo));
-        fmgr_info(known->oid, own);
-        return own;
-    }
-    if (!known->looked_up || !same) {
-        known->looked_up = false;
-        MemoryContextReset(known->memory);
-        fmgr_info_cxt(known->oid, &known->lookup, known->memory);
-        known->transaction = compat_local_transaction();
-        known->subtransaction = GetCurrentSubTransactionId();
-        known->looked_up = true;
-    }
-    return &known->lookup;
-}
 
 // ---- The surroundings of a call
 
@@ -256,12 +108,12 @@ Datum call_function(const UserFunction &function, const NullableDatum *arguments
     Surroundings around;
     KnownFunction *known = enter(&around, function);
     if (known->types.argument_count != argument_count)
-        raise_gone(function);
+        raise_function_gone(function);
     check_runner(function, known);
     check_result(function, known, wanted);
     *result_type = known->types.result;
     bool shared;
-    FmgrInfo *lookup = call_lookup(known, &shared);
+    FmgrInfo *lookup = known_function_lookup(known, &shared);
     AdvisoryLocks locks = advisory_locks_held();
 
     SetUserIdAndSecContext(function.runner, around.saved_context | SECURITY_RESTRICTED_OPERATION);
@@ -295,9 +147,9 @@ bool is_number(Oid type) {
 } // namespace
 
 UserFunctionTypes user_function_types(const UserFunction &function) {
-    KnownFunction *known = known_by_name(function.name);
-    if (known != nullptr && known->generation == catalogue_generation)
-        return known->types;
+    const KnownFunction *kept = known_function_kept(function.name);
+    if (kept != nullptr)
+        return kept->types;
     Surroundings around;
     UserFunctionTypes types = enter(&around, function)->types;
     leave(&around);
