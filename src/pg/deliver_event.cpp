@@ -5,7 +5,9 @@
 #include "pg/enqueue.hpp"
 #include "pg/errors.hpp"
 #include "pg/relation_name.hpp"
+#include "pg/resend.hpp"
 #include "pg/subscription_fields.hpp"
+#include "pg/sync_delivery.hpp"
 
 extern "C" {
 #include "catalog/pg_class.h"
@@ -56,10 +58,20 @@ Datum uuid_array(const pg_uuid_t *uuids, int count) {
     return PointerGetDatum(construct_array(values, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
 }
 
-Datum deliver(const EventOrigin &origin, const Recipients &recipients, Jsonb *payload) {
+Datum deliver(const Request &request, const EventOrigin &origin, const Recipients &recipients, Jsonb *payload) {
     PayloadText text = payload_text(payload);
+    if (request.now)
+        check_may_deliver_now();
     pg_uuid_t *uuids = enqueue_events(origin, recipients, &text, 1);
+    if (request.now)
+        deliver_now(uuids, recipients.count);
     return uuid_array(uuids, recipients.count);
+}
+
+Datum resend(Oid caller, const Request &request) {
+    access_check(caller, Access::deliver, request.event_type);
+    resend_delivery(caller, request.resend, request.event_type, request.now);
+    return uuid_array(request.resend, 1);
 }
 
 } // namespace
@@ -72,6 +84,8 @@ WHISPERER_SQL_FUNCTION(whisperer_deliver_event) {
     Oid caller = GetUserId();
     Oid type = get_fn_expr_argtype(fcinfo->flinfo, 0);
     Request request = read_request(fcinfo);
+    if (request.resend != nullptr)
+        PG_RETURN_DATUM(resend(caller, request));
     if (PG_ARGISNULL(0))
         raise_null_argument("instance", "Give a row, or a JSON object.");
     if (!OidIsValid(type) || !serializable_type(type))
@@ -90,12 +104,14 @@ WHISPERER_SQL_FUNCTION(whisperer_deliver_event) {
     EventOrigin origin = {request.event_type, nullptr, nullptr};
     set_relation_of_type(&origin, type);
     Jsonb *payload = serialize_instance(recipients.functions, PG_GETARG_DATUM(0), type);
-    PG_RETURN_DATUM(deliver(origin, recipients, payload));
+    PG_RETURN_DATUM(deliver(request, origin, recipients, payload));
 }
 
 WHISPERER_SQL_FUNCTION(whisperer_deliver_event_text) {
     Oid caller = GetUserId();
     Request request = read_request(fcinfo);
+    if (request.resend != nullptr)
+        PG_RETURN_DATUM(resend(caller, request));
     if (PG_ARGISNULL(0))
         raise_null_argument("instance", "Give a row, or a JSON object.");
     access_check(caller, Access::deliver, request.event_type);
@@ -105,5 +121,5 @@ WHISPERER_SQL_FUNCTION(whisperer_deliver_event_text) {
         PG_RETURN_DATUM(uuid_array(nullptr, 0));
     EventOrigin origin = {request.event_type, nullptr, nullptr};
     payload = serialize_instance(recipients.functions, JsonbPGetDatum(payload), JSONBOID);
-    PG_RETURN_DATUM(deliver(origin, recipients, payload));
+    PG_RETURN_DATUM(deliver(request, origin, recipients, payload));
 }
