@@ -510,7 +510,6 @@ TEST_F(OutboxTest, HangingReceiversTakeNothingFromGoodOnes) {
 TEST_F(OutboxTest, WhatIsCancelledBeforeItIsSentIsNotSent) {
     Server silent([](Peer &peer) { peer.hang(); });
     model.subscribe(1, silent.url("127.0.0.1", "/hang"));
-    SubscriptionFields fields{};
     Xid xid = model.begin();
     for (int i = 0; i < 10; i++)
         model.insert(xid, 1);
