@@ -2,12 +2,14 @@
 
 #include "pg/access.hpp"
 #include "pg/countdown_config.hpp"
+#include "pg/custom_countdowns.hpp"
 #include "pg/errors.hpp"
 #include "pg/jsonb_input.hpp"
 
 extern "C" {
 #include "common/pg_prng.h"
 #include "funcapi.h"
+#include "utils/fmgrprotos.h"
 #include "utils/tuplestore.h"
 }
 
@@ -103,6 +105,19 @@ bool countdown_from_jsonb(Jsonb *config, core::Countdown *countdown, core::Field
     return read_config(config, &input, error) && core::make_countdown(input, countdown, error);
 }
 
+bool countdown_is_custom(Jsonb *config, CustomChoice *custom) {
+    core::CountdownInput input = {{"", 0}, nullptr, 0};
+    core::FieldError error;
+    if (config == nullptr || !read_config(config, &input, &error) || core::is_builtin_choice(input.choice))
+        return false;
+    JsonMembers members = json_members(&config->root);
+    const JsonMember *kwargs = json_find(members, "kwargs");
+    custom->choice = json_string(json_find(members, "choice")->value);
+    custom->kwargs = kwargs != nullptr ? json_document(kwargs->value)
+                                       : DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
+    return true;
+}
+
 core::Random process_random() {
     return {uniform, nullptr};
 }
@@ -125,15 +140,27 @@ WHISPERER_SQL_FUNCTION(whisperer_countdown_preview) {
                 errhint("Give how many retries to show."));
     core::Countdown countdown;
     core::FieldError error;
-    if (!countdown_from_jsonb(PG_ARGISNULL(0) ? nullptr : PG_GETARG_JSONB_P(0), &countdown, &error))
-        raise_field_error(error);
+    Jsonb *config = PG_ARGISNULL(0) ? nullptr : PG_GETARG_JSONB_P(0);
+    CustomChoice choice;
+    CustomCountdown custom = {};
+    if (!countdown_from_jsonb(config, &countdown, &error)) {
+        if (!countdown_is_custom(config, &choice))
+            raise_field_error(error);
+        // As the caller, as whose subscription it would run.
+        config = custom_countdown_accept(config, caller);
+        (void)countdown_is_custom(config, &choice);
+        if (!custom_countdown_find(choice.choice, false, &custom))
+            raise_field_error(error);
+    }
 
     InitMaterializedSRF(fcinfo, 0);
     ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
     core::Random random = process_random();
     double cumulative = 0;
     for (int attempts = 1; attempts <= retries; attempts++) {
-        double seconds = core::countdown_seconds(countdown, attempts, random);
+        double seconds = custom.countdown == nullptr
+                             ? core::countdown_seconds(countdown, attempts, random)
+                             : custom_countdown_seconds(custom.countdown, caller, attempts, choice.kwargs);
         cumulative += seconds;
         Datum values[] = {Int32GetDatum(attempts), Float8GetDatum(seconds), Float8GetDatum(cumulative)};
         bool nulls[] = {false, false, false};

@@ -15,6 +15,15 @@ namespace whisperer::pg {
 // for text that is no text.
 bool countdown_from_jsonb(Jsonb *config, core::Countdown *countdown, core::FieldError *error);
 
+// A choice that is no built-in one, and its kwargs as they are given ({} if they are not). palloc'ed.
+struct CustomChoice {
+    const char *choice;
+    Jsonb *kwargs;
+};
+
+// Is it well formed, and a custom countdown's? Whether that one is registered is for custom_countdowns.hpp to say.
+bool countdown_is_custom(Jsonb *config, CustomChoice *custom);
+
 // PostgreSQL's own generator, for jitter and random.
 core::Random process_random();
 

@@ -25,12 +25,6 @@ namespace whisperer::pg {
 
 namespace {
 
-// Callbacks are found, checked and stored, but nothing calls them yet: storing a name that is then ignored would be worse
-// than refusing it. This is the one place that refuses; it goes when the calls are there.
-bool is_called(FunctionUse use) {
-    return use != FunctionUse::callback;
-}
-
 constexpr int max_arguments = 4;
 
 struct UseRules {
@@ -45,11 +39,17 @@ const UseRules &rules_of(FunctionUse use) {
     static const UseRules customizer = {"customizer", "(jsonb) returning jsonb", 1, {JSONBOID}};
     static const UseRules callback = {
         "callback", "(jsonb, text, jsonb, jsonb)", 4, {JSONBOID, TEXTOID, JSONBOID, JSONBOID}};
+    static const UseRules countdown = {"countdown", "(integer, jsonb) returning a number", 2, {INT4OID, JSONBOID}};
+    static const UseRules validator = {"validator", "(jsonb) returning jsonb", 1, {JSONBOID}};
     switch (use) {
     case FunctionUse::serializer:
         return serializer;
     case FunctionUse::customizer:
         return customizer;
+    case FunctionUse::countdown:
+        return countdown;
+    case FunctionUse::validator:
+        return validator;
     case FunctionUse::callback:
         break;
     }
@@ -146,13 +146,18 @@ bool fits(const UseRules &rules, const GivenName &given, FuncCandidateList candi
 
 void check_result(FunctionUse use, Oid function) {
     Oid result = get_func_rettype(function);
-    if (use == FunctionUse::callback || result == JSONBOID ||
+    if (use == FunctionUse::callback || (use != FunctionUse::countdown && result == JSONBOID) ||
         (use == FunctionUse::serializer && result == JSONOID))
         return;
+    bool number = use == FunctionUse::countdown;
+    if (number && (result == INT2OID || result == INT4OID || result == INT8OID || result == FLOAT4OID ||
+                   result == FLOAT8OID || result == NUMERICOID))
+        return;
+    const char *wanted = number ? "a number" : "jsonb";
     ereport(ERROR, errcode(ERRCODE_DATATYPE_MISMATCH),
-            errmsg("%s: function %s returns %s, not jsonb", rules_of(use).argument,
-                   function_stored_name(function), format_type_be(result)),
-            errhint("Make it return jsonb."));
+            errmsg("%s: function %s returns %s, not %s", rules_of(use).argument, function_stored_name(function),
+                   format_type_be(result), wanted),
+            errhint("Make it return %s.", wanted));
 }
 
 } // namespace
@@ -194,12 +199,6 @@ void function_check_runner(FunctionUse use, Oid function, Oid runner) {
             errdetail("Role \"%s\", as which it would run, has no EXECUTE on it or no USAGE on its schema.",
                       GetUserNameFromId(runner, true)),
             errhint("Grant them to that role."));
-    if (!is_called(use))
-        ereport(
-            ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-            errmsg("%s: %s cannot be used, since this version of whisperer does not call user functions yet",
-                   rules.argument, function_stored_name(function)),
-            errhint("Leave %s out, or give NULL.", rules.argument));
 }
 
 char *function_stored_name(Oid function) {

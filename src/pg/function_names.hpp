@@ -9,7 +9,9 @@ namespace whisperer::pg {
 enum class FunctionUse {
     serializer, // of one composite type, or of jsonb; returns jsonb or json
     customizer, // (jsonb) returns jsonb
-    callback    // (jsonb, text, jsonb, jsonb)
+    callback,   // (jsonb, text, jsonb, jsonb)
+    countdown,  // (integer, jsonb) returns a number
+    validator   // (jsonb) returns jsonb
 };
 
 // Looks a function up in the current search_path, so before internal_begin(). 42883 when there is none that

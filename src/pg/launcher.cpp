@@ -184,6 +184,45 @@ void maintenance_start(Entry *entry, int64 now) {
     entry->next_maintenance = now + (started ? maintenance_every : 60 * second);
 }
 
+// Processes that call users' functions are started when somebody asks for one, and leave when they have nothing to do. One
+// more is wanted when a call takes long while others wait, so that no owner waits for another's slow function.
+constexpr int most_job_workers[job_kinds] = {4, 2};
+
+// Returns when to try again.
+int64 job_worker_start(Entry *entry, DatabaseSlot *slot, JobKind kind, int64 now) {
+    int number = static_cast<int>(kind);
+    WorkerKind worker = job_worker(kind);
+    if (pg_atomic_read_u32(&slot->workers_wanted[number]) == 0)
+        return never;
+    if (now < entry->next_job_worker[number])
+        return entry->next_job_worker[number];
+    pg_atomic_write_u32(&slot->workers_wanted[number], 0);
+    if (!setting_enabled || slot_count(worker, entry->database) >= most_job_workers[number] ||
+        slot_wake_idle(worker, entry->database))
+        return never;
+    SlotRequest request = {worker, entry->database, entry->extension, 0, 1, slot->generation};
+    if (process_register(&entries, entry, request))
+        return never;
+    pg_atomic_write_u32(&slot->workers_wanted[number], 1);
+    return entry->next_job_worker[number] = now + slot_retry;
+}
+
+// One that ended with an error has left work behind. It is not started again at once for ever; but one that had to be ended
+// because of a user's function (`overrun`) does not keep others waiting.
+void job_worker_ended(Entry *entry, const SlotEnd &end, int64 now) {
+    JobKind kind = end.kind == WorkerKind::callback ? JobKind::callback : JobKind::countdown;
+    int number = static_cast<int>(kind);
+    DatabaseSlot *slot = roster_database_find(entry->database);
+    if (end.exit_code == 0 || end.overrun)
+        entry->job_failures[number] = 0;
+    if (end.exit_code == 0 || slot == nullptr)
+        return;
+    if (!end.overrun)
+        entry->job_failures[number]++;
+    entry->next_job_worker[number] = now + backoff_micros(entry->job_failures[number]);
+    pg_atomic_write_u32(&slot->workers_wanted[number], 1);
+}
+
 void process_ended(const SlotEnd &end, int64 now) {
     Entry *entry = OidIsValid(end.database) ? entry_find(&entries, end.database) : nullptr;
     if (entry == nullptr)
@@ -197,6 +236,8 @@ void process_ended(const SlotEnd &end, int64 now) {
             set_start(entry, end.extension, now);
         else
             probe_say_absent(entry);
+    } else if (end.kind == WorkerKind::callback || end.kind == WorkerKind::countdown) {
+        job_worker_ended(entry, end, now);
     } else if (end.kind == WorkerKind::delivery && entry->state == DatabaseState::running) {
         int64 uptime = end.started ? now - entry->running_since : 0;
         if (end.exit_code != 0) {
@@ -241,10 +282,11 @@ int64 step(Entry *entry, int64 now) {
             set_stop(entry);
             return now;
         }
-        if (now >= entry->next_try) {
-            DatabaseSlot *slot = roster_database_find(entry->database);
-            if (slot != nullptr)
+        if (DatabaseSlot *slot = roster_database_find(entry->database)) {
+            if (now >= entry->next_try)
                 start_missing_workers(entry, slot, now);
+            for (int kind = 0; kind < job_kinds; kind++)
+                later(&next, job_worker_start(entry, slot, static_cast<JobKind>(kind), now));
         }
         if (entry->next_try > now)
             later(&next, entry->next_try);
@@ -253,7 +295,8 @@ int64 step(Entry *entry, int64 now) {
         later(&next, entry->next_maintenance);
         return next;
     case DatabaseState::stopping:
-        if (slot_count(WorkerKind::none, entry->database) == 0) {
+        // Users' functions may take their time to be cancelled; the next set of delivery workers does not wait for that.
+        if (slot_count(WorkerKind::delivery, entry->database) + slot_count(WorkerKind::maintenance, entry->database) == 0) {
             set_stopped(entry, now);
             return now;
         }

@@ -26,6 +26,8 @@ struct Entry {
     int64 next_try;     // nothing is started before
     int64 running_since;
     int64 next_maintenance;
+    int64 next_job_worker[job_kinds]; // none is started before
+    int job_failures[job_kinds];      // in a row, of its processes that do jobs
     Oid extension;
     int shards;
 };

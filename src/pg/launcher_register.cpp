@@ -48,6 +48,16 @@ void describe(BackgroundWorker *worker, const Entry *entry, const SlotRequest &r
         strlcpy(worker->bgw_type, "whisperer maintenance", BGW_MAXLEN);
         snprintf(worker->bgw_name, BGW_MAXLEN, "whisperer maintenance of %s", entry->name);
         break;
+    case WorkerKind::callback:
+        strlcpy(worker->bgw_function_name, "whisperer_callback_main", BGW_MAXLEN);
+        strlcpy(worker->bgw_type, "whisperer callback", BGW_MAXLEN);
+        snprintf(worker->bgw_name, BGW_MAXLEN, "whisperer callback of %s", entry->name);
+        break;
+    case WorkerKind::countdown:
+        strlcpy(worker->bgw_function_name, "whisperer_countdown_main", BGW_MAXLEN);
+        strlcpy(worker->bgw_type, "whisperer countdown", BGW_MAXLEN);
+        snprintf(worker->bgw_name, BGW_MAXLEN, "whisperer countdown of %s", entry->name);
+        break;
     default:
         strlcpy(worker->bgw_function_name, "whisperer_delivery_main", BGW_MAXLEN);
         strlcpy(worker->bgw_type, "whisperer delivery", BGW_MAXLEN);
@@ -70,6 +80,10 @@ const char *consequence(WorkerKind kind) {
         return "Whether it has the extension cannot be found out now. It is tried again from time to time.";
     case WorkerKind::maintenance:
         return "Settled deliveries older than whisperer.retention stay. It is tried again from time to time.";
+    case WorkerKind::callback:
+        return "Callbacks wait, or owners wait for each other's. It is tried again from time to time.";
+    case WorkerKind::countdown:
+        return "Retries go by the default schedule. It is tried again from time to time.";
     default:
         return "Its deliveries wait. It is tried again from time to time.";
     }

@@ -7,6 +7,7 @@
 
 #include "pg/delivery_worker.hpp"
 #include "pg/internal_sql.hpp"
+#include "pg/job_writer.hpp"
 #include "pg/receiver_states.hpp"
 #include "pg/recorder.hpp"
 #include "pg/roster.hpp"
@@ -217,6 +218,25 @@ void write_fate(core::Outbox *box, Fate fate, Statement *statement) {
     internal_execute(statement, arguments);
 }
 
+// Calls of users' functions that the attempts ask for. Costs nothing where there are none.
+void write_jobs(core::Outbox *box) {
+    JobBatch *batch = nullptr;
+    for (size_t i = 0; i < recording.count; i++) {
+        core::AttemptResult result = box->result(i);
+        bool countdown = result.custom_countdown && recording.fates[i] == Fate::retry;
+        if ((!result.has_callback && !countdown) || recording.fates[i] == Fate::postpone || result.attempted_at == 0)
+            continue;
+        if (batch == nullptr)
+            batch = jobs_begin(2 * recording.count);
+        if (result.has_callback)
+            jobs_add(batch, JobKind::callback, result);
+        if (countdown)
+            jobs_add(batch, JobKind::countdown, result);
+    }
+    if (batch != nullptr)
+        jobs_write(batch);
+}
+
 // The results whose turn it is go to the tables; the row of one that is to be sent again is written by `retry`.
 void write_results(core::Outbox *box, Statement *retry) {
     recording.count = Min(box->result_count(), results_at_once);
@@ -226,6 +246,7 @@ void write_results(core::Outbox *box, Statement *retry) {
     write_fate(box, Fate::settle, &settle_statement);
     write_fate(box, Fate::retry, retry);
     write_fate(box, Fate::cancelled, &cancelled_statement);
+    write_jobs(box);
 }
 
 // What was written leaves the outbox, and is counted.

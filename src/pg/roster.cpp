@@ -67,6 +67,11 @@ void init_database(DatabaseSlot *slot) {
     pg_atomic_init_u32(&slot->counters_loaded, 0);
     slot->stats_reset = 0;
     ConditionVariableInit(&slot->settled);
+    for (int i = 0; i < job_kinds; i++) {
+        pg_atomic_init_u32(&slot->jobs_written[i], 0);
+        pg_atomic_init_u32(&slot->workers_wanted[i], 0);
+    }
+    slot->overrun_count = 0;
 }
 
 void init_worker(WorkerSlot *slot) {
@@ -76,6 +81,7 @@ void init_worker(WorkerSlot *slot) {
     pg_atomic_init_u32(&slot->in_flight, 0);
     pg_atomic_init_u32(&slot->reload_subscriptions, 0);
     pg_atomic_init_u32(&slot->all_dirty, 0);
+    pg_atomic_init_u32(&slot->leaving, 0);
     for (auto &word : slot->dirty)
         pg_atomic_init_u64(&word, 0);
 }
@@ -168,6 +174,7 @@ DatabaseSlot *roster_database_make(Oid database) {
             pg_atomic_write_u32(&slot->counters_loaded, 0);
             slot->stats_reset = GetCurrentTimestamp();
             slot->generation = 0;
+            slot->overrun_count = 0;
             slot->database = database;
         }
     }
@@ -292,6 +299,54 @@ bool roster_take_dirty(WorkerSlot *slot, uint64 bits[dirty_words]) {
         bits[word] =
             pg_atomic_read_u64(&slot->dirty[word]) == 0 ? 0 : pg_atomic_exchange_u64(&slot->dirty[word], 0);
     return all;
+}
+
+void roster_want_worker(DatabaseSlot *slot, JobKind kind) {
+    pg_atomic_write_u32(&slot->workers_wanted[static_cast<int>(kind)], 1);
+    wake_launcher();
+}
+
+// A worker that leaves says so and then looks at the count once more; here the count comes first and then the look
+// whether somebody is there. One of the two sees the other.
+void roster_jobs_written(JobKind kind) {
+    DatabaseSlot *slot = roster_this_database();
+    if (slot == nullptr)
+        return;
+    pg_atomic_fetch_add_u32(&slot->jobs_written[static_cast<int>(kind)], 1);
+    pg_memory_barrier();
+    bool somebody = false;
+    LWLockAcquire(roster->lock, LW_SHARED);
+    for (int i = 0; i < roster->worker_capacity; i++) {
+        WorkerSlot &worker = roster->workers[i];
+        if (worker.kind != job_worker(kind) || worker.database != MyDatabaseId || worker.finished ||
+            pg_atomic_read_u32(&worker.leaving) != 0)
+            continue;
+        somebody = true;
+        wake_worker(&worker);
+    }
+    LWLockRelease(roster->lock);
+    if (!somebody)
+        roster_want_worker(slot, kind);
+}
+
+void roster_overrun_note(DatabaseSlot *slot, JobKind kind, const JobKey &job) {
+    LWLockAcquire(roster->lock, LW_EXCLUSIVE);
+    if (slot->overrun_count < max_overruns) // else it is done once more, and overruns again
+        slot->overruns[slot->overrun_count++] = {kind, job};
+    LWLockRelease(roster->lock);
+}
+
+bool roster_overrun_take(DatabaseSlot *slot, JobKind kind, JobKey *job) {
+    bool found = false;
+    LWLockAcquire(roster->lock, LW_EXCLUSIVE);
+    for (int i = 0; i < slot->overrun_count && !found; i++)
+        if (slot->overruns[i].kind == kind) {
+            *job = slot->overruns[i].job;
+            slot->overruns[i] = slot->overruns[--slot->overrun_count];
+            found = true;
+        }
+    LWLockRelease(roster->lock);
+    return found;
 }
 
 bool roster_take_reload(WorkerSlot *slot) {

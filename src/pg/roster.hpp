@@ -36,7 +36,24 @@ enum Counter {
     counter_kinds
 };
 
-enum class WorkerKind : int { none, launcher, probe, delivery, maintenance };
+enum class WorkerKind : int { none, launcher, probe, delivery, maintenance, callback, countdown };
+
+// What users' functions are called for: each kind of job has its own processes, which are there while there is work.
+enum class JobKind : int { callback, countdown };
+constexpr int job_kinds = 2;
+constexpr int max_overruns = 16; // calls that ended their process and are not recorded yet, of one database
+
+inline WorkerKind job_worker(JobKind kind) {
+    return kind == JobKind::callback ? WorkerKind::callback : WorkerKind::countdown;
+}
+
+// One call of a user's function that is to be made: a row of whisperer.job.
+struct JobKey {
+    Oid owner; // the queue it stands in
+    uint64 xid;
+    unsigned char uuid[16];
+    int32 attempt;
+};
 
 // Why a worker shall leave; the larger number wins.
 enum StopReason : uint32 {
@@ -68,6 +85,9 @@ struct WorkerSlot {
     pg_atomic_uint32 reload_subscriptions; // set by sessions, taken by the worker
     pg_atomic_uint32 all_dirty;
     pg_atomic_uint64 dirty[dirty_words];
+    Oid serving;              // of callback and countdown workers: the owner whose jobs it does; InvalidOid: idle
+    pg_atomic_uint32 leaving; // the same: it will not look for work again
+    bool overrun;             // the same: its job did not end when it had to, so the process does
 };
 
 // One database that has the extension (or had it a moment ago).
@@ -80,6 +100,13 @@ struct DatabaseSlot {
     pg_atomic_uint32 counters_loaded; // the saved totals have been added
     TimestampTz stats_reset;
     ConditionVariable settled; // broadcast after deliveries settled
+    pg_atomic_uint32 jobs_written[job_kinds];   // counts transactions that wrote jobs
+    pg_atomic_uint32 workers_wanted[job_kinds]; // the launcher shall start one more
+    int overrun_count;
+    struct Overrun {
+        JobKind kind;
+        JobKey job;
+    } overruns[max_overruns];
 };
 
 struct Roster {
@@ -154,6 +181,21 @@ void roster_broadcast_settled();
 bool roster_settled_prepare();
 bool roster_settled_wait(long timeout_ms);
 void roster_settled_cancel();
+
+// ---- Jobs
+// ------------------------------------------------------------------------------------------------------------
+
+// Jobs of this kind were written, and are visible: wakes those who do them, or has one started.
+void roster_jobs_written(JobKind kind);
+
+// One more process of this kind is wanted. Safe in a signal handler.
+void roster_want_worker(DatabaseSlot *slot, JobKind kind);
+
+// This process's call has overrun all limits and ends the process: whoever comes next records it.
+void roster_overrun_note(DatabaseSlot *slot, JobKind kind, const JobKey &job);
+
+// Takes one of those of this kind; false when there is none.
+bool roster_overrun_take(DatabaseSlot *slot, JobKind kind, JobKey *job);
 
 // ---- The launcher
 // --------------------------------------------------------------------------------------------------

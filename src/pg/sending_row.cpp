@@ -122,8 +122,13 @@ core::SubscriptionFields sending_fields(uint64 row) {
     if (!is_null)
         fields.authorization = authorization_of(DatumGetJsonbP(auth));
     Datum countdown = spi_value(row, SENDING_COUNTDOWN, &is_null);
-    if (!countdown_from_jsonb(is_null ? nullptr : DatumGetJsonbP(countdown), &fields.countdown, nullptr))
+    Jsonb *config = is_null ? nullptr : DatumGetJsonbP(countdown);
+    if (!countdown_from_jsonb(config, &fields.countdown, nullptr)) {
         fields.countdown = core::default_countdown();
+        CustomChoice custom;
+        fields.custom_countdown = countdown_is_custom(config, &custom);
+    }
+    fields.has_callback = DatumGetBool(spi_value(row, SENDING_HAS_CALLBACK, &is_null));
     fields.sendable = DatumGetBool(spi_value(row, SENDING_ACTIVE, &is_null)) && owner_is_there(row);
     return fields;
 }

@@ -11,7 +11,7 @@ namespace whisperer::pg {
 #define SENDING_COLUMNS                                                                                                \
     "s.id, s.target_url, s.additional_headers, s.config, s.retry_countdown_config, s.is_active,"                       \
     " s.ended_date IS NOT NULL, s.owner_oid, s.owner_name, s.owner_system, s.owner_dropped, c.secret_key, c.auth,"     \
-    " t.consecutive_failures, t.paused_until, t.last_status, t.last_error"
+    " t.consecutive_failures, t.paused_until, t.last_status, t.last_error, s.callback IS NOT NULL"
 #define SENDING_JOINS                                                                                                  \
     " LEFT JOIN whisperer.subscription_secret c ON c.subscription_id = s.id"                                           \
     " LEFT JOIN whisperer.subscription_state t ON t.subscription_id = s.id"
@@ -34,6 +34,7 @@ enum SendingColumn {
     SENDING_PAUSED,
     SENDING_STATUS,
     SENDING_ERROR,
+    SENDING_HAS_CALLBACK,
     SENDING_NEXT // the first column that the statement may add of its own
 };
 

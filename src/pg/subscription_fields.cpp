@@ -180,7 +180,9 @@ void check_subscription_input(SubscriptionInput *input) {
         raise_field_error(error);
     if (input->retry_countdown_config != nullptr) {
         core::Countdown countdown;
-        if (!countdown_from_jsonb(input->retry_countdown_config, &countdown, &error))
+        CustomChoice custom; // is looked up by custom_countdown_accept()
+        if (!countdown_from_jsonb(input->retry_countdown_config, &countdown, &error) &&
+            !countdown_is_custom(input->retry_countdown_config, &custom))
             raise_field_error(error);
     }
     if (input->additional_headers != nullptr)

@@ -3,6 +3,7 @@
 
 #include "pg/access.hpp"
 #include "pg/cancel.hpp"
+#include "pg/custom_countdowns.hpp"
 #include "pg/error_capture.hpp"
 #include "pg/errors.hpp"
 #include "pg/function_names.hpp"
@@ -71,6 +72,7 @@ int64 subscribe(Oid caller, SubscriptionInput *input) {
     access_check(caller, Access::subscribe, input->event_type);
     if (OidIsValid(function))
         function_check_runner(FunctionUse::callback, function, caller);
+    input->retry_countdown_config = custom_countdown_accept(input->retry_countdown_config, caller);
 
     const char *owner_name = GetUserNameFromId(caller, false);
     Subscription wanted = {
@@ -94,21 +96,40 @@ Jsonb *empty_object() {
 // ---- update_subscription, unsubscribe
 // -----------------------------------------------------------------------------
 
-// A callback runs as the subscription's owner: whoever names one must have that role's privileges, admin or
-// not.
-void check_new_callback(Oid caller, const Subscription &subscription, Oid function) {
+// Callbacks, countdowns and validators run as the subscription's owner: whoever names one must have that role's privileges,
+// admin or not.
+void check_speaks_for_owner(Oid caller, const Subscription &subscription, const char *field) {
     if (!OidIsValid(subscription.owner))
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                errmsg("callback: the owner of subscription " INT64_FORMAT ", \"%s\", does not exist",
+                errmsg("%s: the owner of subscription " INT64_FORMAT ", \"%s\", does not exist", field,
                        subscription.id, subscription.owner_name),
                 errhint("Give the subscription another owner first."));
     if (!has_privs_of_role(caller, subscription.owner))
         ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-                errmsg("callback: permission denied for subscription " INT64_FORMAT, subscription.id),
+                errmsg("%s: permission denied for subscription " INT64_FORMAT, field, subscription.id),
                 errdetail("It would run as the owner, \"%s\", whose privileges \"%s\" has not.",
                           GetUserNameFromId(subscription.owner, false), GetUserNameFromId(caller, false)),
                 errhint("Let the owner set it."));
+}
+
+void check_new_callback(Oid caller, const Subscription &subscription, Oid function) {
+    check_speaks_for_owner(caller, subscription, "callback");
     function_check_runner(FunctionUse::callback, function, subscription.owner);
+}
+
+// Runs the validator as the owner, so outside internal_begin(), but with the subscription locked already.
+void accept_new_countdown(Oid caller, int64 id, SubscriptionInput *input) {
+    CustomChoice custom;
+    if (!countdown_is_custom(input->retry_countdown_config, &custom))
+        return;
+    InternalSql internal;
+    internal_begin(&internal);
+    Subscription now = lock_subscription(caller, id);
+    access_check(caller, Access::subscribe, now.event_type);
+    check_speaks_for_owner(caller, now, "retry_countdown_config");
+    Oid owner = now.owner;
+    internal_end(&internal);
+    input->retry_countdown_config = custom_countdown_accept(input->retry_countdown_config, owner);
 }
 
 void update_row(const Subscription &now, const SubscriptionInput &input, const char *callback) {
@@ -159,6 +180,7 @@ void update_subscription(Oid caller, int64 id, SubscriptionInput *input) {
     check_subscription_input(input);
     Oid function;
     const char *callback = find_callback(*input, &function);
+    accept_new_countdown(caller, id, input);
 
     InternalSql internal;
     internal_begin(&internal);

@@ -156,6 +156,15 @@ UserFunctionTypes user_function_types(const UserFunction &function) {
     return types;
 }
 
+void user_function_check(const UserFunction &function, int argument_count) {
+    Surroundings around;
+    KnownFunction *known = enter(&around, function);
+    if (known->types.argument_count != argument_count)
+        raise_function_gone(function);
+    check_runner(function, known);
+    leave(&around);
+}
+
 Datum user_function_call(const UserFunction &function, const NullableDatum *arguments, int argument_count,
                          bool *is_null, Oid *result_type) {
     Oid type;

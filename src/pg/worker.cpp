@@ -152,7 +152,7 @@ WorkerSelf *worker_enter(int index, uint32 ticket, WorkerKind kind) {
     pin_settings();
     if (OidIsValid(self_storage.database))
         remember_database_name(&self_storage);
-    if (kind == WorkerKind::delivery || kind == WorkerKind::maintenance)
+    if (kind != WorkerKind::launcher && kind != WorkerKind::probe)
         self_storage.database_slot = roster_this_database();
     return &self_storage;
 }

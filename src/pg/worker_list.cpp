@@ -37,6 +37,10 @@ const char *kind_name(WorkerKind kind) {
         return "delivery";
     case WorkerKind::maintenance:
         return "maintenance";
+    case WorkerKind::callback:
+        return "callback";
+    case WorkerKind::countdown:
+        return "countdown";
     case WorkerKind::none:
         break;
     }

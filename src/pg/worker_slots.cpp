@@ -59,6 +59,9 @@ void fill_locked(WorkerSlot *slot, const SlotRequest &request, uint32 ticket) {
     slot->answered = false;
     slot->exit_code = 0;
     slot->started = slot->last_activity = 0;
+    slot->serving = InvalidOid;
+    slot->overrun = false;
+    pg_atomic_write_u32(&slot->leaving, 0);
     strlcpy(slot->state, "starting", sizeof(slot->state));
     pg_atomic_write_u32(&slot->stop, STOP_NONE);
     pg_atomic_write_u32(&slot->in_flight, 0);
@@ -168,7 +171,7 @@ bool slot_take_finished(SlotEnd *end) {
         WorkerSlot &slot = roster->workers[i];
         if (slot.kind == WorkerKind::none || !slot.finished)
             continue;
-        *end = {slot.kind,     slot.database, slot.shard,     slot.exit_code,
+        *end = {slot.kind,     slot.database, slot.shard,     slot.exit_code, slot.overrun,
                 slot.pid != 0, slot.answered, slot.extension, slot.started};
         free_locked(&slot);
         found = true;
@@ -201,6 +204,40 @@ uint32 slot_shards_present(Oid database) {
     }
     LWLockRelease(roster->lock);
     return present;
+}
+
+bool slot_serve(WorkerSlot *slot, Oid owner) {
+    bool taken = false;
+    LWLockAcquire(roster->lock, LW_EXCLUSIVE);
+    for (int i = 0; i < roster->worker_capacity; i++) {
+        const WorkerSlot &other = roster->workers[i];
+        taken = taken || (other.kind == slot->kind && other.database == slot->database && !other.finished &&
+                          other.serving == owner);
+    }
+    if (!taken)
+        slot->serving = owner;
+    LWLockRelease(roster->lock);
+    return !taken;
+}
+
+void slot_serve_end(WorkerSlot *slot) {
+    LWLockAcquire(roster->lock, LW_EXCLUSIVE);
+    slot->serving = InvalidOid;
+    LWLockRelease(roster->lock);
+}
+
+bool slot_wake_idle(WorkerKind kind, Oid database) {
+    bool found = false;
+    LWLockAcquire(roster->lock, LW_SHARED);
+    for (int i = 0; i < roster->worker_capacity && !found; i++) {
+        WorkerSlot &slot = roster->workers[i];
+        found = slot.kind == kind && slot.database == database && !slot.finished && !OidIsValid(slot.serving) &&
+                pg_atomic_read_u32(&slot.leaving) == 0;
+        if (found && slot.latch != nullptr)
+            SetLatch(slot.latch);
+    }
+    LWLockRelease(roster->lock);
+    return found;
 }
 
 void slot_stop(Oid database, StopReason reason) {

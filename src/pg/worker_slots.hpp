@@ -23,6 +23,7 @@ struct SlotEnd {
     Oid database;
     int shard;
     int exit_code;
+    bool overrun;  // it ended because a user's function did not
     bool started;  // it did run
     bool answered; // probe
     Oid extension; // probe's answer
@@ -50,6 +51,15 @@ int slot_count(WorkerKind kind, Oid database);
 
 // The shards of the present set that have a slot, as bits; ended ones as above.
 uint32 slot_shards_present(Oid database);
+
+// ---- Workers that do jobs: at most one at a time for each owner
+
+// False: another process does that owner's jobs of this kind.
+bool slot_serve(WorkerSlot *slot, Oid owner);
+void slot_serve_end(WorkerSlot *slot);
+
+// Wakes one that does nothing at the moment; false when there is none.
+bool slot_wake_idle(WorkerKind kind, Oid database);
 
 // Asks the database's processes to leave.
 void slot_stop(Oid database, StopReason reason);

@@ -13,7 +13,7 @@ SELECT pid, database, kind, state, started, in_flight, last_activity FROM whispe
 COMMENT ON VIEW whisperer.workers IS 'The processes of whisperer in the whole server';
 COMMENT ON COLUMN whisperer.workers.pid IS 'Process id; null while the process is being started';
 COMMENT ON COLUMN whisperer.workers.database IS 'Database it works in; null for the launcher';
-COMMENT ON COLUMN whisperer.workers.kind IS 'launcher, delivery, maintenance (retention) or probe (looks whether a database has the extension)';
+COMMENT ON COLUMN whisperer.workers.kind IS 'launcher, delivery, callback and countdown (they call users'' functions), maintenance (retention) or probe (looks whether a database has the extension)';
 COMMENT ON COLUMN whisperer.workers.state IS 'What it is doing, or why it does nothing';
 COMMENT ON COLUMN whisperer.workers.started IS 'When it started';
 COMMENT ON COLUMN whisperer.workers.in_flight IS 'Requests under way';
