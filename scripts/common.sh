@@ -47,7 +47,7 @@ make_stage() {
     mkdir "$stage"/{pg,tree,out,tmp,socket,home,ports}
     private_postgresql "$stage/pg"
     local part
-    for part in test sql expected scripts docs README.md; do
+    for part in test sql expected scripts bench docs README.md; do
         [[ -e $root/$part ]] && cp -R "$root/$part" "$stage/tree/"
     done
     if [[ $(id -u) -eq 0 ]]; then
