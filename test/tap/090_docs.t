@@ -13,7 +13,7 @@ use Whisperer::Documents;
 use Whisperer::Node;
 use Whisperer::Receiver;
 
-my $json = JSON::XS->new;
+my $json = JSON::XS->new->ascii;
 my $receiver = Whisperer::Receiver->new;
 my $base = $receiver->url('');
 my $node = Whisperer::Node->new('docs');
@@ -48,6 +48,54 @@ sub run_block
 	return $output;
 }
 
+# What each language needs around a block so that it prints, for each request (a line of JSON), whether it
+# accepts it, and whether it accepts it with another body and at another time.
+my %around = (
+	python => {
+		command => [ 'python3', '-' ],
+		after => q{
+import json, sys
+for secret, headers, body in json.load(open(sys.argv[1])):
+    body, other = body.encode(), b"x" + body.encode()
+    late = {**headers, "webhook-timestamp": str(int(headers["webhook-timestamp"]) - 1000)}
+    print(verify(secret, headers, body), verify_body(secret, headers, body), verify(secret, headers, other),
+          verify_body(secret, headers, other), verify(secret, late, body))
+},
+		accepted => 'True True False False False',
+	},
+	javascript => {
+		command => [ 'node', '--input-type=module', '-' ],
+		after => q{
+import { readFileSync } from 'node:fs';
+for (const [secret, headers, text] of JSON.parse(readFileSync(process.argv.at(-1), 'utf8'))) {
+  const body = Buffer.from(text), other = Buffer.from('x' + text);
+  const late = { ...headers, 'webhook-timestamp': String(headers['webhook-timestamp'] - 1000) };
+  console.log(verify(secret, headers, body), verifyBody(secret, headers, body), verify(secret, headers, other),
+    verifyBody(secret, headers, other), verify(secret, late, body));
+}
+},
+		accepted => 'true true false false false',
+	});
+
+sub verify
+{
+	my ($where, $part, $verifies) = @_;
+	my ($path, $secret) = $verifies =~ /^(\S+) (.*)$/;
+	my $around = $around{ $part->{kind} } or die "$where: no way to run $part->{kind}\n";
+  SKIP:
+	{
+		skip "$where: $around->{command}[0] is not installed", 1
+		  unless run [ $around->{command}[0], '--version' ], '>', \my $version, '2>', \my $trouble;
+		my @requests = $receiver->await($path, 1);
+		my $file = "$ENV{TESTDIR}/requests.json";
+		append_to_file($file, $json->encode([ map { [ $secret, $_->{header}, decode_utf8($_->{body}) ] } @requests ]));
+		run [ @{ $around->{command} }, $file ], '<', \encode_utf8($part->{text} . $around->{after}), '>', \my $out, '2>', \my $err;
+		unlink $file;
+		is($out, "$around->{accepted}\n" x @requests, "$where accepts what is genuine, and nothing else") or diag($err);
+	}
+	return;
+}
+
 sub run_document
 {
 	my ($file, $database) = @_;
@@ -58,11 +106,12 @@ sub run_document
 	$node->create_whisperer($database)
 	  unless grep { $_->{kind} eq 'sql' && $_->{text} =~ /^CREATE EXTENSION whisperer/m } @parts;
 
-	my ($output, $before) = (undef, '');
+	my ($output, $before, $verifies) = (undef, '');
 	for my $part (@parts)
 	{
 		my $where = "$file:$part->{line}";
-		if ($part->{kind} eq 'sql' && $part->{info} ne '')
+		if ($part->{kind} eq 'verifies') { $verifies = $part->{text}; }
+		elsif ($part->{kind} eq 'sql' && $part->{info} ne '')
 		{
 			$part->{info} =~ /^(?:shown|coming)$/ or die "$where: ```sql $part->{info}\n";
 			diag("$where: not run yet") if $part->{info} eq 'coming';
@@ -78,6 +127,7 @@ sub run_document
 			my ($path, @steps) = Whisperer::Documents::receiver_rule($part->{text}, $json);
 			$receiver->behave(path => $path, steps => \@steps, per => 'webhook-id');
 		}
+		elsif ($before eq 'verifies') { verify($where, $part, $verifies); }
 		elsif ($part->{kind} eq 'until') { $node->poll_until($database, $part->{text}); }
 		$before = $part->{kind};
 	}

@@ -7,7 +7,8 @@
 #   <!-- receiver: /path 500 500 200 -->       what requests to a path are answered, for each delivery anew
 #   <!-- receiver: /path {"status": 200, "body": "…"} -->   the same as steps (see test/README.md)
 #   <!-- until: SELECT … -->                   waits until that answers true
-#   <!-- as the receiver: -->                  the next python or javascript block is run by the test
+#   <!-- verifies: /path secret -->            the next block, Python or JavaScript, has functions verify and
+#                                              verify_body (verifyBody) that accept what arrived at that path
 package Whisperer::Documents;
 
 use strict;
@@ -32,7 +33,7 @@ sub parts
 			$block = { kind => $1, info => $2, line => $., text => '' };
 		}
 		elsif ($line =~ /^```/) { die "$file:$.: a block without a language\n"; }
-		elsif ($line =~ /^<!-- (receiver|until): (.*?) -->\s*$/)
+		elsif ($line =~ /^<!-- (receiver|until|verifies): (.*?) -->\s*$/)
 		{
 			push @parts, { kind => $1, line => $., text => $2 };
 		}
