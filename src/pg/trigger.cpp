@@ -227,7 +227,8 @@ void deliver_transition_table(Firing *firing) {
         if (more) {
             MemoryContext old = MemoryContextSwitchTo(memory);
             rows[count] = ExecFetchSlotHeapTupleDatum(slot);
-            bytes += VARSIZE_ANY(DatumGetPointer(rows[count++]));
+            bytes += VARSIZE_ANY(DatumGetPointer(rows[count]));
+            count++; // not within: the macro evaluates its argument more than once
             MemoryContextSwitchTo(old);
         }
         if (count == rows_at_once || bytes >= bytes_at_once || (!more && count > 0)) {
