@@ -12,6 +12,11 @@ use File::Temp qw(tempdir);
 use IO::Socket::INET;
 use Time::HiRes qw(time);
 
+# PostgreSQL's test modules turn both into a log file.
+BEGIN { open(our $report, '>&', \*STDOUT) or die $!; open(our $trouble, '>&', \*STDERR) or die $!; }
+our ($report, $trouble);
+$SIG{__DIE__} = sub { print $trouble @_ unless $^S; };
+
 use Whisperer::Node;
 use Whisperer::Receiver;
 
@@ -104,10 +109,10 @@ for my $request ($receiver->requests(path => '/idle'))
 	push @latency, 1000 * ($request->{arrived} - $committed);
 }
 
-printf "%-46s %12s   %s\n", 'figure', 'median', "spread of $runs runs";
-printf "%-46s %12.0f   %s\n", "deliveries a second ($deliveries waiting, signed)", median(@ours), spread('%.0f', @ours);
-printf "%-46s %12.0f   %s\n", 'plain libcurl, requests a second', median(@plain), spread('%.0f', @plain);
-printf "%-46s %12.2f   %s\n", 'ratio', median(@ratio), spread('%.2f', @ratio);
-printf "%-46s %9.2f ms   p99 %.2f ms, of %d events\n", 'commit to arrival, idle', percentile(50, @latency),
+printf $report "%-46s %12s   %s\n", 'figure', 'median', "spread of $runs runs";
+printf $report "%-46s %12.0f   %s\n", "deliveries a second ($deliveries waiting, signed)", median(@ours), spread('%.0f', @ours);
+printf $report "%-46s %12.0f   %s\n", 'plain libcurl, requests a second', median(@plain), spread('%.0f', @plain);
+printf $report "%-46s %12.2f   %s\n", 'ratio', median(@ratio), spread('%.2f', @ratio);
+printf $report "%-46s %9.2f ms   p99 %.2f ms, of %d events\n", 'commit to arrival, idle', percentile(50, @latency),
   percentile(99, @latency), scalar @latency;
 $node->stop;
