@@ -209,8 +209,9 @@ class Model {
             int given = 0;
             for (const Row *row : rows_of(news[i].subscription, by_new)) {
                 bool after = row->xid > news[i].lo || (row->xid == news[i].lo && news[i].after < row->uuid);
-                if (row->due == 0 && after && row->xid < news[i].hi && given++ < news[i].limit)
+                if (row->due == 0 && after && row->xid < news[i].hi && given++ < news[i].limit) {
                     ASSERT_TRUE(box->add_new(i, view(*row), wall()));
+                }
             }
         }
         RetryRead retries[64];
@@ -220,8 +221,9 @@ class Model {
             for (const Row *row : rows_of(retries[i].subscription, by_due)) {
                 bool after =
                     row->due > retries[i].due || (row->due == retries[i].due && retries[i].after < row->uuid);
-                if (row->due != 0 && after && given++ < retries[i].limit)
+                if (row->due != 0 && after && given++ < retries[i].limit) {
                     ASSERT_TRUE(box->add_retry(i, view(*row), wall()));
+                }
             }
         }
         box->finish_reads(ok);
