@@ -31,14 +31,14 @@ my $in_blocks = join ' ', $text =~ /^```postgresql\n(.*?)^```$/msg;
 $in_blocks =~ s/\s+/ /g;
 my %described_signatures;
 while ($in_blocks =~ /(whisperer\.\w+\([^()]*\) RETURNS (?:TABLE \([^()]*\)|[\w\[\]]+))/g) { $described_signatures{$1} = 1; }
-my ($of_views) = $text =~ /^### Functions of the views\n(.*?)^## /ms;
+my ($not_for_you) = $text =~ /^### Functions not for you\n(.*?)^## /ms;
 
 my %there;
 for (rows(q{SELECT proname, pg_get_function_arguments(oid), pg_get_function_result(oid),
 		coalesce(obj_description(oid, 'pg_proc'), '') FROM pg_proc WHERE pronamespace = 'whisperer'::regnamespace ORDER BY 1, 2}))
 {
 	my ($name, $arguments, $result, $comment) = @$_;
-	next if $comment =~ /^Internal/ || $of_views =~ /`$name`/;
+	next if $comment =~ /^Internal/ || $not_for_you =~ /`$name`/;
 	my $signature = short("whisperer.$name($arguments) RETURNS $result");
 	ok($described_signatures{$signature}, "described: $signature");
 	$there{$signature} = 1;
