@@ -9,14 +9,16 @@ RESET client_min_messages;
 \pset format unaligned
 \pset tuples_only on
 
--- What a command raises; "no error" if nothing.
+-- What a command raises; "no error" if nothing. What it did is undone.
 CREATE FUNCTION pg_temp.error_of(command text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     state text; message text; detail text; hint text;
 BEGIN
     EXECUTE command;
+    RAISE SQLSTATE 'ZZZZZ';
+EXCEPTION WHEN SQLSTATE 'ZZZZZ' THEN
     RETURN '    no error';
-EXCEPTION WHEN OTHERS THEN
+WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL,
         hint = PG_EXCEPTION_HINT;
     RETURN format('    %s %s', state, message) || CASE WHEN detail <> '' THEN E'\n      detail: ' || detail ELSE '' END

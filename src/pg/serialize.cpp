@@ -140,7 +140,7 @@ PayloadText payload_text(Jsonb *payload) {
 }
 
 PayloadText body_text(Jsonb *body) {
-    return checked_text(body, "body made by the customizer");
+    return checked_text(body, "customized body");
 }
 
 } // namespace whisperer::pg
