@@ -15,6 +15,7 @@
 #include "pg/countdown_config.hpp"
 #include "pg/delivery_worker.hpp"
 #include "pg/internal_sql.hpp"
+#include "pg/job_queue.hpp"
 #include "pg/sender.hpp"
 #include "pg/settings.hpp"
 #include "pg/statistics.hpp"
@@ -179,7 +180,12 @@ void record(DeliveryWorker *worker, int64 now) {
 }
 
 void load_work(DeliveryWorker *worker) {
+    bool was_held = worker->held;
     worker->reload_wanted = !load_subscriptions(worker);
+    if (worker->self->shard != 0 || worker->held || !setting_enabled || !(worker->announce_jobs || was_held))
+        return;
+    jobs_announce();
+    worker->announce_jobs = false;
 }
 
 void read_work(DeliveryWorker *worker) {
@@ -190,6 +196,7 @@ void read_work(DeliveryWorker *worker) {
 
 void scan_work(DeliveryWorker *worker) {
     cancel_stragglers();
+    worker->announce_jobs = true;
     load_work(worker);
 }
 
@@ -212,6 +219,7 @@ void take_settings(DeliveryWorker *worker) {
                 errhint("Reload the configuration again when there is memory."));
     worker->box->set_limits(sender_limits());
     worker->subscription_changes->reset(); // time-outs and limits of each subscription
+    worker->announce_jobs = true;
     worker->reload_wanted = true;
     loop.scan_at = Min(loop.scan_at, monotonic_micros() + (int64)setting_safety_scan_interval * 1000000);
 }

@@ -1,0 +1,126 @@
+#include "pg/prelude.hpp"
+
+#include "pg/job_guard.hpp"
+
+extern "C" {
+#include "storage/ipc.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+}
+
+namespace whisperer::pg {
+
+namespace {
+
+constexpr int64 longest_tick = 50 * 1000;
+// A call that takes longer than this is slow: others shall not wait for it.
+constexpr int64 slow_call = 100 * 1000;
+// What a call has, after it was cancelled because the process must leave, before it is ended.
+constexpr int64 stop_patience = 500 * 1000;
+
+// Written by the process, read and written by the signal handler.
+struct Guard {
+    WorkerSelf *self;
+    JobKind kind;
+    TimeoutId timer;
+    JobKey job;
+    int64 started;
+    int64 limit;
+    int64 stop_seen; // 0: not yet
+    uint32 jobs_seen;
+    bool others_wait;
+    bool asked;
+    bool ending; // the process is being ended for this job
+    volatile sig_atomic_t armed;
+    volatile GuardEnd end;
+};
+Guard guard;
+
+void cancel_call(GuardEnd why) {
+    guard.end = why;
+    QueryCancelPending = true;
+    InterruptPending = true;
+}
+
+void end_process() {
+    ProcDiePending = true;
+    InterruptPending = true;
+}
+
+// Everybody else's work, if there is any, needs another process.
+void ask_for_help() {
+    DatabaseSlot *slot = guard.self->database_slot;
+    bool more = pg_atomic_read_u32(&slot->jobs_written[static_cast<int>(guard.kind)]) != guard.jobs_seen;
+    if (guard.asked || (!guard.others_wait && !more))
+        return;
+    guard.asked = true;
+    roster_want_worker(slot, guard.kind);
+}
+
+// In the signal handler.
+void tick() {
+    if (!guard.armed)
+        return;
+    int64 now = monotonic_micros();
+    int64 elapsed = now - guard.started;
+    if (worker_must_stop(guard.self)) {
+        if (guard.stop_seen == 0) {
+            guard.stop_seen = now;
+            cancel_call(GuardEnd::stopped);
+        } else if (now - guard.stop_seen >= stop_patience)
+            end_process();
+        return;
+    }
+    if (elapsed >= slow_call)
+        ask_for_help();
+    if (elapsed >= 2 * guard.limit) {
+        guard.ending = true;
+        end_process();
+    } else if (elapsed >= guard.limit && guard.end == GuardEnd::in_time)
+        cancel_call(GuardEnd::limit);
+}
+
+// Before the slot is given back, so that whoever does this owner's jobs next knows.
+void at_exit(int, Datum) {
+    if (!guard.ending)
+        return;
+    guard.self->slot->overrun = true;
+    roster_overrun_note(guard.self->database_slot, guard.kind, guard.job);
+}
+
+} // namespace
+
+void guard_init(WorkerSelf *self, JobKind kind) {
+    guard.self = self;
+    guard.kind = kind;
+    guard.timer = RegisterTimeout(USER_TIMEOUT, tick);
+    on_shmem_exit(at_exit, (Datum)0);
+}
+
+void guard_begin(const JobKey &job, int64 limit, bool others_wait, uint32 jobs_seen) {
+    guard.job = job;
+    guard.started = monotonic_micros();
+    guard.limit = limit;
+    guard.stop_seen = 0;
+    guard.jobs_seen = jobs_seen;
+    guard.others_wait = others_wait;
+    guard.asked = guard.ending = false;
+    guard.end = GuardEnd::in_time;
+    guard.armed = 1;
+    int64 step = Max(Min(longest_tick, limit / 5), INT64CONST(1000));
+    enable_timeout_every(guard.timer, GetCurrentTimestamp() + step, static_cast<int>(step / 1000));
+}
+
+GuardEnd guard_end() {
+    if (!guard.armed)
+        return GuardEnd::in_time;
+    guard.armed = 0;
+    disable_timeout(guard.timer, false);
+    QueryCancelPending = false;
+    GuardEnd end = guard.end;
+    if (end == GuardEnd::in_time && monotonic_micros() - guard.started >= guard.limit)
+        end = GuardEnd::limit;
+    return end;
+}
+
+} // namespace whisperer::pg
