@@ -20,12 +20,12 @@ namespace whisperer::pg {
 
 namespace {
 
-// A payload up to this size that has one delivery only is kept in the delivery's own row: one insert instead of two. Above
-// it PostgreSQL would move it out of line, and copying it to the history would write it twice.
+// A payload up to this size that has one delivery only is kept in the delivery's own row: one insert instead
+// of two. Above it PostgreSQL would move it out of line, and copying it to the history would write it twice.
 constexpr int inline_payload_limit = 1900;
 
-// Rows, and about the bytes, written by one statement at most, so that the arrays stay small whatever the statement of the
-// user's wrote and however many subscribe.
+// Rows, and about the bytes, written by one statement at most, so that the arrays stay small whatever the
+// statement of the user's wrote and however many subscribe.
 constexpr int batch_rows = 1000;
 constexpr size_t batch_bytes = 4 * 1024 * 1024;
 
@@ -38,13 +38,15 @@ enum FindColumn {
     FIND_OWNER_SYSTEM
 };
 
-Statement find_statement = {"SELECT s.id, t.serializer, t.customizer, t.owner_oid, t.owner_name, t.owner_system FROM whisperer.event_type_entry t"
-                            " LEFT JOIN whisperer.subscription s ON s.event_type = t.event_type AND s.is_active"
-                            "  AND s.ended_date IS NULL AND ($2 IS NULL OR s.config OPERATOR(pg_catalog.@>) $2)"
-                            " WHERE t.event_type = $1",
-                            2,
-                            {TEXTOID, JSONBOID},
-                            nullptr};
+Statement find_statement = {
+    "SELECT s.id, t.serializer, t.customizer, t.owner_oid, t.owner_name, t.owner_system FROM "
+    "whisperer.event_type_entry t"
+    " LEFT JOIN whisperer.subscription s ON s.event_type = t.event_type AND s.is_active"
+    "  AND s.ended_date IS NULL AND ($2 IS NULL OR s.config OPERATOR(pg_catalog.@>) $2)"
+    " WHERE t.event_type = $1",
+    2,
+    {TEXTOID, JSONBOID},
+    nullptr};
 
 Statement insert_events = {"INSERT INTO whisperer.event (uuid, payload)"
                            " SELECT u, p FROM unnest($1, $2) AS e (u, p)",
@@ -52,17 +54,19 @@ Statement insert_events = {"INSERT INTO whisperer.event (uuid, payload)"
                            {UUIDARRAYOID, TEXTARRAYOID},
                            nullptr};
 
-Statement insert_deliveries = {
-    "INSERT INTO whisperer.delivery (uuid, subscription_id, event_uuid, payload, xid, event_type, relation_schema,"
-    " relation_name, created_date, modified_date, body)"
-    " SELECT d.u, d.s, d.e, d.p, $5, $6, $7, $8, $9, $9, d.b FROM unnest($1, $2, $3, $4, $10) AS d (u, s, e, p, b)",
-    10,
-    {UUIDARRAYOID, INT8ARRAYOID, UUIDARRAYOID, TEXTARRAYOID, XID8OID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID,
-     TEXTARRAYOID},
-    nullptr};
+Statement insert_deliveries = {"INSERT INTO whisperer.delivery (uuid, subscription_id, event_uuid, payload, "
+                               "xid, event_type, relation_schema,"
+                               " relation_name, created_date, modified_date, body)"
+                               " SELECT d.u, d.s, d.e, d.p, $5, $6, $7, $8, $9, $9, d.b FROM unnest($1, $2, "
+                               "$3, $4, $10) AS d (u, s, e, p, b)",
+                               10,
+                               {UUIDARRAYOID, INT8ARRAYOID, UUIDARRAYOID, TEXTARRAYOID, XID8OID, TEXTOID,
+                                TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTARRAYOID},
+                               nullptr};
 
 Statement insert_failed = {
-    "INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, event_type, relation_schema, relation_name,"
+    "INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, event_type, relation_schema, "
+    "relation_name,"
     " error, request_datetimes, created_date, modified_date)"
     " SELECT d.u, d.s, 'failed', 0, $3, $4, $5, $6, '{}', $7, $7 FROM unnest($1, $2) AS d (u, s)",
     7,
@@ -89,8 +93,8 @@ Datum text_or_null(const char *value, char *null_flag) {
     return value == nullptr ? (Datum)0 : CStringGetTextDatum(value);
 }
 
-// Deliveries of one insert, gathered and flushed together with the events of their own that some of them need. No user
-// function may run during internal SQL, so the bodies are made while gathering.
+// Deliveries of one insert, gathered and flushed together with the events of their own that some of them
+// need. No user function may run during internal SQL, so the bodies are made while gathering.
 struct Batch {
     int room;
     int count;
@@ -156,10 +160,10 @@ Datum batch_text(Batch *batch, const PayloadText &text) {
     return PointerGetDatum(cstring_to_text_with_len(text.data, text.len));
 }
 
-// One event for all recipients, with a row of its own unless its payload goes into the delivery's. Runs in batch->memory;
-// `event` and `uuids` outlive the batch.
-void add_event(Batch *batch, const EventOrigin &origin, const Recipients &recipients, const PayloadText &payload,
-               pg_uuid_t *event, pg_uuid_t *uuids) {
+// One event for all recipients, with a row of its own unless its payload goes into the delivery's. Runs in
+// batch->memory; `event` and `uuids` outlive the batch.
+void add_event(Batch *batch, const EventOrigin &origin, const Recipients &recipients,
+               const PayloadText &payload, pg_uuid_t *event, pg_uuid_t *uuids) {
     bool own_row = recipients.count > 1 || payload.len > inline_payload_limit;
     for (int r = 0; r < recipients.count; r++) {
         int k = batch->count++;
@@ -191,7 +195,8 @@ const char *found_text(FindColumn column) {
 
 // The owner is of no interest where there is nothing to run as it.
 EventFunctions read_functions(const char *event_type) {
-    EventFunctions result = {event_type, found_text(FIND_SERIALIZER), found_text(FIND_CUSTOMIZER), InvalidOid, nullptr, 0};
+    EventFunctions result = {
+        event_type, found_text(FIND_SERIALIZER), found_text(FIND_CUSTOMIZER), InvalidOid, nullptr, 0};
     if (result.serializer != nullptr || result.customizer != nullptr) {
         bool is_null;
         result.owner_oid = DatumGetObjectId(spi_value(0, FIND_OWNER_OID, &is_null));
@@ -212,7 +217,8 @@ Recipients find_recipients(const char *event_type, Jsonb *config_filter) {
     if (rows == 0)
         ereport(ERROR, errcode(ERRCODE_WH_NO_EVENT_TYPE),
                 errmsg("event type \"%s\" is not registered", event_type),
-                errhint("Register it with whisperer.register_event_type(); whisperer.event_types lists those there are."));
+                errhint("Register it with whisperer.register_event_type(); whisperer.event_types lists those "
+                        "there are."));
     MemoryContext internal = MemoryContextSwitchTo(caller);
     Recipients result = {(int64 *)palloc(sizeof(int64) * rows), 0, read_functions(event_type)};
     MemoryContextSwitchTo(internal);
@@ -228,15 +234,16 @@ Recipients find_recipients(const char *event_type, Jsonb *config_filter) {
 
 pg_uuid_t new_uuid() {
     constexpr int64 epoch_shift = (int64)(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
-    core::Uuid made = core::make_uuid7(GetCurrentTimestamp() + epoch_shift, pg_prng_uint64(&pg_global_prng_state));
+    core::Uuid made =
+        core::make_uuid7(GetCurrentTimestamp() + epoch_shift, pg_prng_uint64(&pg_global_prng_state));
     pg_uuid_t result;
     static_assert(sizeof(result.data) == sizeof(made.bytes));
     memcpy(result.data, made.bytes, sizeof(made.bytes));
     return result;
 }
 
-pg_uuid_t *enqueue_events(const EventOrigin &origin, const Recipients &recipients, const PayloadText *payloads,
-                          int count) {
+pg_uuid_t *enqueue_events(const EventOrigin &origin, const Recipients &recipients,
+                          const PayloadText *payloads, int count) {
     size_t total = (size_t)count * (size_t)recipients.count;
     pg_uuid_t *uuids = (pg_uuid_t *)palloc(sizeof(pg_uuid_t) * Max(total, (size_t)1));
     if (total == 0)
@@ -250,7 +257,8 @@ pg_uuid_t *enqueue_events(const EventOrigin &origin, const Recipients &recipient
     MemoryContext old = MemoryContextSwitchTo(batch.memory);
     for (int i = 0; i < count; i++) {
         CHECK_FOR_INTERRUPTS();
-        add_event(&batch, origin, recipients, payloads[i], &events[i], uuids + (size_t)i * (size_t)recipients.count);
+        add_event(&batch, origin, recipients, payloads[i], &events[i],
+                  uuids + (size_t)i * (size_t)recipients.count);
     }
     MemoryContextSwitchTo(old);
     flush(&batch, origin);
@@ -280,12 +288,9 @@ void enqueue_failed(const EventOrigin &origin, const Recipients &recipients, con
     }
     char nulls[] = "       ";
     Datum arguments[7] = {
-        make_array(uuids, nullptr, n, UUIDOID),
-        make_array(subscriptions, nullptr, n, INT8OID),
-        CStringGetTextDatum(origin.event_type),
-        text_or_null(origin.relation_schema, &nulls[3]),
-        text_or_null(origin.relation_name, &nulls[4]),
-        CStringGetTextDatum(error),
+        make_array(uuids, nullptr, n, UUIDOID),        make_array(subscriptions, nullptr, n, INT8OID),
+        CStringGetTextDatum(origin.event_type),        text_or_null(origin.relation_schema, &nulls[3]),
+        text_or_null(origin.relation_name, &nulls[4]), CStringGetTextDatum(error),
         TimestampTzGetDatum(GetCurrentTimestamp()),
     };
     internal_execute(&insert_failed, arguments, nulls);

@@ -1,8 +1,9 @@
-// Writing events and their deliveries, in the caller's transaction. The one place that inserts into whisperer.delivery.
+// Writing events and their deliveries, in the caller's transaction. The one place that inserts into
+// whisperer.delivery.
 #pragma once
 
-#include "pg/prelude.hpp"
 #include "pg/event_functions.hpp"
+#include "pg/prelude.hpp"
 
 extern "C" {
 #include "utils/jsonb.h"
@@ -11,16 +12,16 @@ extern "C" {
 
 namespace whisperer::pg {
 
-// Who gets an event type now, the active subscriptions visible to this statement, and what makes its payload and bodies.
-// palloc'ed.
+// Who gets an event type now, the active subscriptions visible to this statement, and what makes its payload
+// and bodies. palloc'ed.
 struct Recipients {
     int64 *subscriptions;
     int count;
     EventFunctions functions;
 };
 
-// Raises WH004 when the event type is not registered. `config_filter` may be null; else only subscriptions whose own config
-// keys contain it. Runs its own internal SQL.
+// Raises WH004 when the event type is not registered. `config_filter` may be null; else only subscriptions
+// whose own config keys contain it. Runs its own internal SQL.
 Recipients find_recipients(const char *event_type, Jsonb *config_filter);
 
 // What the events of one batch have in common. Relation: of the row, both null if it has none.
@@ -30,13 +31,14 @@ struct EventOrigin {
     const char *relation_name;
 };
 
-// Inserts `count` events for the recipients, each with the body that the customizer makes, if there is one, and notes the
-// wake-up at commit. Returns the deliveries' uuids in the order
-// event by event, recipient by recipient (palloc'ed, count × recipients.count).
-pg_uuid_t *enqueue_events(const EventOrigin &origin, const Recipients &recipients, const PayloadText *payloads,
-                          int count);
+// Inserts `count` events for the recipients, each with the body that the customizer makes, if there is one,
+// and notes the wake-up at commit. Returns the deliveries' uuids in the order event by event, recipient by
+// recipient (palloc'ed, count × recipients.count).
+pg_uuid_t *enqueue_events(const EventOrigin &origin, const Recipients &recipients,
+                          const PayloadText *payloads, int count);
 
-// whisperer.trigger_errors = record: one event, a settled delivery per recipient, failed, with the reason and no payload.
+// whisperer.trigger_errors = record: one event, a settled delivery per recipient, failed, with the reason and
+// no payload.
 void enqueue_failed(const EventOrigin &origin, const Recipients &recipients, const char *error);
 
 // A new UUIDv7 for event or delivery.

@@ -33,7 +33,8 @@ UserFunction serializer_of(const EventFunctions &functions) {
     return {"serializer", functions.serializer, owner_of(functions)};
 }
 
-// What the value is, whatever the query took it for: a variable of type record may well hold a row of a table.
+// What the value is, whatever the query took it for: a variable of type record may well hold a row of a
+// table.
 Oid actual_type(Datum value, Oid type) {
     type = getBaseType(type);
     return type == RECORDOID ? HeapTupleHeaderGetTypeId(DatumGetHeapTupleHeader(value)) : type;
@@ -46,8 +47,8 @@ Datum fitting_row(const UserFunction &serializer, Oid wanted, Datum value, Oid t
     if (given != RECORDOID && type_is_rowtype(given) && typeInheritsFrom(given, wanted))
         return convert_row(value, given, wanted);
     ereport(ERROR, errcode(ERRCODE_DATATYPE_MISMATCH),
-            errmsg("serializer: function %s takes %s, not %s", serializer.name, format_type_be_qualified(wanted),
-                   format_type_be_qualified(given)),
+            errmsg("serializer: function %s takes %s, not %s", serializer.name,
+                   format_type_be_qualified(wanted), format_type_be_qualified(given)),
             errhint("Deliver a row of that type, or let the serializer take jsonb."));
 }
 
@@ -55,9 +56,9 @@ Jsonb *require_result_object(const UserFunction &function, Jsonb *result) {
     if (result == nullptr || !JB_ROOT_IS_OBJECT(result))
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                 errmsg("%s: function %s must return a JSON object", function.what, function.name),
-                errdetail("It returned %s.", result == nullptr            ? "NULL"
+                errdetail("It returned %s.", result == nullptr           ? "NULL"
                                              : JB_ROOT_IS_SCALAR(result) ? "a scalar"
-                                                                          : "an array"));
+                                                                         : "an array"));
     return result;
 }
 
@@ -106,7 +107,8 @@ Jsonb *usual_body(const char *event_type, const pg_uuid_t *delivery, Jsonb *payl
 } // namespace
 
 bool serializer_takes_rows(const EventFunctions &functions) {
-    return functions.serializer != nullptr && user_function_types(serializer_of(functions)).first_argument != JSONBOID;
+    return functions.serializer != nullptr &&
+           user_function_types(serializer_of(functions)).first_argument != JSONBOID;
 }
 
 Jsonb *serialize_instance(const EventFunctions &functions, Datum value, Oid type) {
@@ -137,7 +139,8 @@ Datum convert_row(Datum row, Oid from, Oid to) {
     return result;
 }
 
-PayloadText customize_body(const EventFunctions &functions, const pg_uuid_t *delivery, const PayloadText &payload) {
+PayloadText customize_body(const EventFunctions &functions, const pg_uuid_t *delivery,
+                           const PayloadText &payload) {
     UserFunction customizer = {"customizer", functions.customizer, owner_of(functions)};
     Jsonb *body = usual_body(functions.event_type, delivery, payload.json);
     return body_text(require_result_object(customizer, user_function_call_jsonb(customizer, body)));

@@ -6,12 +6,12 @@
 #include "pg/settings.hpp"
 
 extern "C" {
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "nodes/makefuncs.h"
 #include "pgtime.h"
 #include "utils/builtins.h"
-#include "catalog/namespace.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -35,8 +35,8 @@ Datum call_to_jsonb(Datum value, Oid type) {
         MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
         fmgr_info_cxt(F_TO_JSONB, &function, TopMemoryContext);
         Node *argument = (Node *)makeNullConst(type, -1, InvalidOid);
-        fmgr_info_set_expr((Node *)makeFuncExpr(F_TO_JSONB, JSONBOID, list_make1(argument), InvalidOid, InvalidOid,
-                                                COERCE_EXPLICIT_CALL),
+        fmgr_info_set_expr((Node *)makeFuncExpr(F_TO_JSONB, JSONBOID, list_make1(argument), InvalidOid,
+                                                InvalidOid, COERCE_EXPLICIT_CALL),
                            &function);
         MemoryContextSwitchTo(old);
         prepared_for = type;
@@ -46,8 +46,7 @@ Datum call_to_jsonb(Datum value, Oid type) {
 
 void require_object(Jsonb *value, const char *argument) {
     if (!JB_ROOT_IS_OBJECT(value))
-        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                errmsg("%s must be a JSON object", argument),
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s must be a JSON object", argument),
                 errdetail("It is %s.", JB_ROOT_IS_SCALAR(value) ? "a scalar" : "an array"),
                 errhint("Give a row, or a JSON object such as '{\"id\": 1}'."));
 }
@@ -106,16 +105,18 @@ void check_sendable_text(const char *text, int len, const char *what) {
                               GetDatabaseEncodingName()));
         size_t room = (size_t)len * MAX_CONVERSION_GROWTH + 1;
         unsigned char *converted = (unsigned char *)MemoryContextAllocHuge(CurrentMemoryContext, room);
-        int done = pg_do_encoding_conversion_buf(conversion, encoding, PG_UTF8, (unsigned char *)text, len, converted,
-                                                 (int)Min(room, (size_t)INT_MAX), true);
+        int done = pg_do_encoding_conversion_buf(conversion, encoding, PG_UTF8, (unsigned char *)text, len,
+                                                 converted, (int)Min(room, (size_t)INT_MAX), true);
         pfree(converted);
         good = done == len;
     }
     if (!good)
-        ereport(ERROR, errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE), errmsg("%s cannot be sent as UTF-8", what),
-                errdetail("It holds bytes that the database's encoding %s does not map to UTF-8.",
-                          GetDatabaseEncodingName()),
-                errhint("Webhooks carry UTF-8; correct the value, or leave the column out of what is delivered."));
+        ereport(
+            ERROR, errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE), errmsg("%s cannot be sent as UTF-8", what),
+            errdetail("It holds bytes that the database's encoding %s does not map to UTF-8.",
+                      GetDatabaseEncodingName()),
+            errhint(
+                "Webhooks carry UTF-8; correct the value, or leave the column out of what is delivered."));
 }
 
 namespace {

@@ -1,4 +1,5 @@
-// From a row or a JSON value to the payload's text. Runs as the caller, since a type's output function or cast is user code.
+// From a row or a JSON value to the payload's text. Runs as the caller, since a type's output function or
+// cast is user code.
 #pragma once
 
 #include "pg/prelude.hpp"
@@ -12,8 +13,8 @@ namespace whisperer::pg {
 // Is a value of this type something deliver_event takes: a composite, a record, jsonb or json?
 bool serializable_type(Oid type);
 
-// The default serialization, to_jsonb(value), independent of the session's settings: UTC, ISO 8601 intervals, hex bytea,
-// shortest exact floats. 22023 unless the result is an object.
+// The default serialization, to_jsonb(value), independent of the session's settings: UTC, ISO 8601 intervals,
+// hex bytea, shortest exact floats. 22023 unless the result is an object.
 Jsonb *serialize_default(Datum value, Oid type);
 
 // Parses text that must be a JSON object (22023 otherwise); `argument` names it in the error.

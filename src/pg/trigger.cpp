@@ -82,15 +82,16 @@ Jsonb *config_filter_of(const TriggerData *data) {
 
 void check_call(FunctionCallInfo fcinfo) {
     if (!CALLED_AS_TRIGGER(fcinfo))
-        raise_misuse("can only be called as a trigger",
-                     "Use whisperer.attach(), or CREATE TRIGGER … EXECUTE FUNCTION whisperer.deliver_event_trigger('type').");
+        raise_misuse("can only be called as a trigger", "Use whisperer.attach(), or CREATE TRIGGER … EXECUTE "
+                                                        "FUNCTION whisperer.deliver_event_trigger('type').");
     const TriggerData *data = (const TriggerData *)fcinfo->context;
     if (!TRIGGER_FIRED_AFTER(data->tg_event) || TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
         raise_misuse("must be an AFTER trigger for INSERT, UPDATE or DELETE",
                      "Make it AFTER INSERT OR UPDATE OR DELETE.");
     if (data->tg_trigger->tgnargs < 1 || data->tg_trigger->tgnargs > 2)
-        raise_misuse("takes an event type and, if wanted, a config_filter",
-                     "EXECUTE FUNCTION whisperer.deliver_event_trigger('package-created', '{\"region\": \"eu\"}')");
+        raise_misuse(
+            "takes an event type and, if wanted, a config_filter",
+            "EXECUTE FUNCTION whisperer.deliver_event_trigger('package-created', '{\"region\": \"eu\"}')");
 }
 
 // One call of the trigger.
@@ -104,18 +105,21 @@ struct Firing {
     ErrorData *first_error;
 };
 
-// The type as which rows of `type` are serialized: those of a partition, where the serializer takes rows, as rows of the
-// partitioned table. (The default serialization makes the same of both.)
+// The type as which rows of `type` are serialized: those of a partition, where the serializer takes rows, as
+// rows of the partitioned table. (The default serialization makes the same of both.)
 Oid serialized_type(const Firing *firing, Oid type) {
     bool is_partition = firing->table != RelationGetRelid(firing->data->tg_relation);
-    return is_partition && serializer_takes_rows(firing->recipients.functions) ? get_rel_type_id(firing->table) : type;
+    return is_partition && serializer_takes_rows(firing->recipients.functions)
+               ? get_rel_type_id(firing->table)
+               : type;
 }
 
 // Serializes rows and writes their events. Memory is bounded by rows_at_once and bytes_at_once.
 void write_rows(const Firing *firing, const Datum *rows, int count) {
     Oid type = RelationGetDescr(firing->data->tg_relation)->tdtypeid;
     Oid wanted_type = serialized_type(firing, type);
-    MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "whisperer payloads", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext memory =
+        AllocSetContextCreate(CurrentMemoryContext, "whisperer payloads", ALLOCSET_DEFAULT_SIZES);
     PayloadText *texts = (PayloadText *)palloc(sizeof(PayloadText) * (size_t)count);
     MemoryContext old = MemoryContextSwitchTo(memory);
     int ready = 0;
@@ -217,12 +221,14 @@ void deliver_transition_table(Firing *firing) {
     tuplestore_select_read_pointer(store, tuplestore_alloc_read_pointer(store, EXEC_FLAG_REWIND));
     tuplestore_rescan(store);
 
-    MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "whisperer rows", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext memory =
+        AllocSetContextCreate(CurrentMemoryContext, "whisperer rows", ALLOCSET_DEFAULT_SIZES);
     Datum *rows = (Datum *)palloc(sizeof(Datum) * rows_at_once);
     int count = 0;
     size_t bytes = 0;
     for (bool more = true; more;) {
-        // A store that has spilled to disk makes the row in the current context, and frees it with the next one.
+        // A store that has spilled to disk makes the row in the current context, and frees it with the next
+        // one.
         more = tuplestore_gettupleslot(store, true, false, slot);
         if (more) {
             MemoryContext old = MemoryContextSwitchTo(memory);
@@ -247,10 +253,11 @@ void warn_of_failed(const Firing &firing) {
     if (firing.failed == 0)
         return;
     ereport(WARNING, errcode(firing.first_error->sqlerrcode),
-            firing.failed == 1 ? errmsg("event \"%s\" was not delivered: %s", firing.origin.event_type,
-                                        reason_of(firing.first_error))
-                               : errmsg("%d events \"%s\" were not delivered, the first one: %s", firing.failed,
-                                        firing.origin.event_type, reason_of(firing.first_error)),
+            firing.failed == 1
+                ? errmsg("event \"%s\" was not delivered: %s", firing.origin.event_type,
+                         reason_of(firing.first_error))
+                : errmsg("%d events \"%s\" were not delivered, the first one: %s", firing.failed,
+                         firing.origin.event_type, reason_of(firing.first_error)),
             errdetail("whisperer.trigger_errors is \"record\": the reason is in whisperer.failed."));
 }
 

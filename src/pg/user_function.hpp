@@ -45,7 +45,8 @@ struct UserFunctionTypes {
 };
 UserFunctionTypes user_function_types(const UserFunction &function);
 
-// 42883 when there is none with so many arguments, 42501 when its runner may not execute it. Does not call it.
+// 42883 when there is none with so many arguments, 42501 when its runner may not execute it. Does not call
+// it.
 void user_function_check(const UserFunction &function, int argument_count);
 
 // Any function. argument_count must be what it takes, of the types in its name (else 42883); result is in the
