@@ -20,8 +20,10 @@ extern "C" {
 }
 
 #if PG_VERSION_NUM >= 160000
+// 16 moved the VAR… macros out of postgres.h.
 extern "C" {
 #include "nodes/miscnodes.h"
+#include "varatt.h"
 }
 #endif
 
@@ -126,7 +128,8 @@ inline PROCLOCK *compat_next_own_lock(int partition, PROCLOCK *previous) {
     dlist_node *node = previous == nullptr ? &list->head : &previous->procLink;
     if (dlist_is_empty(list) || (previous != nullptr && !dlist_has_next(list, node)))
         return nullptr;
-    return dlist_container(PROCLOCK, procLink, node->next);
+    // dlist_container() checks types by a builtin that C++ does not have.
+    return (PROCLOCK *)((char *)node->next - offsetof(PROCLOCK, procLink));
 #else
     SHM_QUEUE *list = &MyProc->myProcLocks[partition];
     return (PROCLOCK *)SHMQueueNext(list, previous == nullptr ? list : &previous->procLink,

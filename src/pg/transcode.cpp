@@ -1,5 +1,6 @@
 #include "pg/prelude.hpp"
 
+#include "pg/compat.hpp"
 #include "pg/settings.hpp"
 #include "pg/transcode.hpp"
 
