@@ -60,6 +60,11 @@ void Outbox::Impl::forget(Item *item) noexcept {
     items.erase(item->uuid);
 }
 
+void Outbox::Impl::drop_payload(Item *item) noexcept {
+    queued_bytes -= item->payload.size();
+    item->payload = std::string();
+}
+
 void Outbox::Impl::land(Item *item) noexcept {
     if (item->flight_slot >= 0)
         recorder.landed(recorder.context, item->flight_slot);
@@ -141,6 +146,7 @@ bool Outbox::put_subscription(const SubscriptionFields &fields) noexcept {
         subscription->has_secret = fields.has_secret;
         subscription->secret.assign(fields.secret.view());
         subscription->authorization.assign(fields.authorization.view());
+        box.set_token_source(subscription, fields.token);
         subscription->connect_timeout = fields.connect_timeout;
         subscription->response_timeout = fields.response_timeout;
         subscription->max_attempts = fields.max_attempts;

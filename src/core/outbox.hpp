@@ -19,6 +19,7 @@
 #include "core/horizon.hpp"
 #include "core/http_engine.hpp"
 #include "core/slice.hpp"
+#include "core/token_auth.hpp"
 #include "core/uuid7.hpp"
 #include "core/verdict.hpp"
 
@@ -42,6 +43,7 @@ struct SubscriptionFields {
     bool has_secret;
     Slice secret;
     Slice authorization; // value of the Authorization header from config.auth; empty: none
+    TokenFields token;   // or where to get it
     Micros connect_timeout;
     Micros response_timeout;
     int max_attempts;

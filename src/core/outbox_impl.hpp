@@ -42,6 +42,8 @@ struct Item {
     CrashCount crashes{};
     int flight_slot = -1;
     WallMicros attempted_at = 0;
+    bool asks_token = false;   // its request under way is for a token
+    uint64_t token_serial = 0; // of the token, or of its source, that the request was made with
 
     // The result.
     Outcome outcome = Outcome::retry;
@@ -58,6 +60,18 @@ struct Item {
     WallMicros postponed_until = 0;
 };
 
+// Token authentication of a subscription: where tokens come from, and the one that it has.
+struct Token {
+    std::string url; // empty: not used
+    std::string form;
+    std::string key;
+    std::string format;
+    uint64_t serial = 0; // grows with each change of source or token
+    bool asking = false;
+    std::string authorization; // empty: none
+    Micros obtained_at = 0;
+};
+
 struct Subscription {
     // As the table has it.
     int64_t id = 0;
@@ -68,6 +82,7 @@ struct Subscription {
     bool has_secret = false;
     std::string secret;
     std::string authorization;
+    Token token;
     Micros connect_timeout = 0;
     Micros response_timeout = 0;
     int max_attempts = 0;
@@ -187,6 +202,7 @@ struct Outbox::Impl {
     Subscription *find(int64_t id) noexcept;
     void detach(Subscription *subscription) noexcept; // from every list; its items lose it
     void forget(Item *item) noexcept;
+    void drop_payload(Item *item) noexcept;
     void land(Item *item) noexcept;
     void drop_queue(Subscription *subscription) noexcept;
     void remember_crashes(const Item &item) noexcept;
@@ -214,6 +230,9 @@ struct Outbox::Impl {
     bool may_send(const Subscription &subscription, WallMicros wall) const noexcept;
     bool has_slot(Standing standing) const noexcept;
     void set_standing(Subscription *subscription, Standing standing, bool stalled);
+    Launch take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall);
+    void leave_flight(Item *item, Micros now) noexcept;
+    void conclude(Item *item, const HttpResult &http, Micros now, WallMicros wall);
     Launch launch(Item *item, Micros now, WallMicros wall);
     void leave_to_other(Item *item, WallMicros wall);
     void start_suspect(Micros now, WallMicros wall);
@@ -222,6 +241,12 @@ struct Outbox::Impl {
     void learn(Subscription *subscription, const Item &item, const HttpResult &http, double pause, Micros now,
                WallMicros wall);
     void find_stalled(Micros now);
+
+    // outbox_token.cpp
+    void set_token_source(Subscription *subscription, const TokenFields &fields);
+    bool needs_token(const Subscription &subscription, Micros now) const noexcept;
+    Launch ask_token(Item *item, Micros now, WallMicros wall);
+    void take_token(Item *item, const HttpResult &http, Micros now, WallMicros wall);
 };
 
 } // namespace whisperer::core

@@ -39,7 +39,7 @@ void Outbox::Impl::make_ready(Subscription *subscription) {
 
 bool Outbox::Impl::may_send(const Subscription &subscription, WallMicros wall) const noexcept {
     return subscription.sendable && !subscription.queue.empty() && subscription.in_flight < subscription.window &&
-           subscription.paused_until <= wall;
+           subscription.paused_until <= wall && !subscription.token.asking;
 }
 
 bool Outbox::Impl::has_slot(Standing standing) const noexcept {
@@ -72,8 +72,38 @@ void Outbox::Impl::set_standing(Subscription *subscription, Standing standing, b
     make_ready(subscription);
 }
 
+// Sends a request on behalf of a delivery: for a token, or its own.
+Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall) {
+    Subscription *subscription = item->subscription;
+    flying.insert(subscription); // before anything that cannot be undone
+    int slot = recorder.took_off(recorder.context, item->uuid, item->subscription_id, item->suspect, item->crashes);
+    if (recorder.claimed != nullptr && recorder.claimed(recorder.context, item->uuid)) {
+        recorder.landed(recorder.context, slot);
+        return Launch::claimed;
+    }
+    request->tag = reinterpret_cast<uintptr_t>(item);
+    request->connect_timeout = subscription->connect_timeout;
+    request->response_timeout = subscription->response_timeout;
+    if (!engine->add(*request, now)) {
+        recorder.landed(recorder.context, slot);
+        return Launch::failed;
+    }
+    item->flight_slot = slot;
+    item->attempted_at = wall;
+    item->token_serial = subscription->token.serial;
+    item->has_callback = subscription->has_callback;
+    item->custom_countdown = subscription->custom_countdown;
+    if (subscription->in_flight++ == 0)
+        subscription->last_progress = now;
+    in_flight_by[static_cast<size_t>(subscription->effective())]++;
+    return Launch::sent;
+}
+
 Launch Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
     Subscription *subscription = item->subscription;
+    if (needs_token(*subscription, now))
+        return ask_token(item, now, wall);
+    bool by_token = !subscription->token.url.empty();
     RequestParts parts{};
     parts.uuid = item->uuid;
     parts.event_type = slice(item->event_type);
@@ -85,40 +115,21 @@ Launch Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
     parts.user_header_count = subscription->header_slices.size();
     parts.has_secret = subscription->has_secret;
     parts.secret = slice(subscription->secret);
-    parts.authorization = slice(subscription->authorization);
-    flying.insert(subscription); // before anything that cannot be undone
+    parts.authorization = slice(by_token ? subscription->token.authorization : subscription->authorization);
     if (!builder.build(parts))
         return Launch::failed;
-
-    int slot = recorder.took_off(recorder.context, item->uuid, item->subscription_id, item->suspect, item->crashes);
-    if (recorder.claimed != nullptr && recorder.claimed(recorder.context, item->uuid)) {
-        recorder.landed(recorder.context, slot);
-        return Launch::claimed;
-    }
     HttpRequest request{};
-    request.tag = reinterpret_cast<uintptr_t>(item);
     request.url = slice(subscription->url);
     request.headers = builder.headers();
     request.header_count = builder.header_count();
     request.body = builder.body();
-    request.connect_timeout = subscription->connect_timeout;
-    request.response_timeout = subscription->response_timeout;
     request.max_response_body = limits.max_response_body;
-    if (!engine->add(request, now)) {
-        recorder.landed(recorder.context, slot);
-        return Launch::failed;
-    }
-    item->flight_slot = slot;
-    item->attempted_at = wall;
-    item->has_callback = subscription->has_callback;
-    item->custom_countdown = subscription->custom_countdown;
+    Launch result = take_off(item, &request, now, wall);
+    if (result != Launch::sent)
+        return result;
     item->attempts++;
-    if (subscription->in_flight++ == 0)
-        subscription->last_progress = now;
-    in_flight_by[static_cast<size_t>(subscription->effective())]++;
-    queued_bytes -= item->payload.size();
-    item->payload = std::string();
-    return Launch::sent;
+    drop_payload(item);
+    return result;
 }
 
 // It leaves the memory, and is read again a moment later if it is still there then.
@@ -140,14 +151,13 @@ void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
     if (item->crashes.alone >= crash_limit) {
         add_result(item);
         suspect_queue.pop_front();
-        queued_bytes -= item->payload.size();
-        item->payload = std::string();
+        drop_payload(item);
         item->outcome = Outcome::failed;
         item->error = "given up: the delivery worker crashed " + std::to_string(item->crashes.alone) +
                       " times while this delivery alone was in flight";
         return;
     }
-    if (!subscription->sendable || subscription->paused_until > wall || item->body_missing) {
+    if (!subscription->sendable || subscription->paused_until > wall || subscription->token.asking || item->body_missing) {
         if (item->body_missing && bodies_wanted.size() < bodies_at_once)
             bodies_wanted.push_back(item->uuid);
         if (suspect_queue.size() > 1) {
@@ -282,39 +292,69 @@ void Outbox::Impl::learn(Subscription *subscription, const Item &item, const Htt
     make_hungry(subscription);
 }
 
-void Outbox::Impl::take_result(const HttpResult &http, Micros now, WallMicros wall) {
-    Item *item = reinterpret_cast<Item *>(static_cast<uintptr_t>(http.tag));
+void Outbox::Impl::leave_flight(Item *item, Micros now) noexcept {
+    if (item->suspect)
+        suspects_in_flight--;
+    Subscription *subscription = item->subscription;
+    if (subscription == nullptr)
+        return;
+    subscription->last_progress = now;
+    in_flight_by[static_cast<size_t>(subscription->effective())]--;
+    if (--subscription->in_flight == 0)
+        flying.erase(subscription);
+}
+
+// The attempt has ended so.
+void Outbox::Impl::conclude(Item *item, const HttpResult &http, Micros now, WallMicros wall) {
     Subscription *subscription = item->subscription;
     Attempt attempt{};
     attempt.failure = http.failure;
     attempt.status = http.status;
-    attempt.attempts = item->attempts;
+    attempt.attempts = item->attempts + (item->asks_token ? 1 : 0); // there was no more to this attempt
     attempt.retry_after = parse_retry_after(http.retry_after, wall / static_cast<WallMicros>(micros_per_second));
     const Countdown &countdown = subscription == nullptr ? default_countdown() : subscription->countdown;
-    attempt.max_attempts = subscription == nullptr ? item->attempts : subscription->max_attempts;
-    attempt.countdown_seconds = countdown_seconds(countdown, item->attempts, random);
+    attempt.max_attempts = subscription == nullptr ? attempt.attempts : subscription->max_attempts;
+    attempt.countdown_seconds = countdown_seconds(countdown, attempt.attempts, random);
     Verdict verdict = judge_attempt(attempt);
 
-    add_result(item); // before anything that could not be done twice
+    std::string error(http.error.view());
+    if (error.empty() && verdict.outcome != Outcome::delivered)
+        error = "the receiver answered with status " + std::to_string(http.status);
+    std::string response(http.body.view());
+    std::string headers;
+    if (item->has_callback)
+        headers.assign(http.headers.view().substr(0, callback_headers_limit));
+    add_result(item); // what may throw is before it, since all is done again then; what follows does not
+    item->attempts = attempt.attempts;
+    item->asks_token = false;
+    drop_payload(item);
     item->outcome = verdict.outcome;
     item->status = http.status;
-    item->error.assign(http.error.view());
-    if (item->error.empty() && verdict.outcome != Outcome::delivered)
-        item->error = "the receiver answered with status " + std::to_string(http.status);
-    item->response.assign(http.body.view());
+    item->error = std::move(error);
+    item->response = std::move(response);
+    item->headers = std::move(headers);
     item->response_truncated = http.body_truncated;
-    if (item->has_callback)
-        item->headers.assign(http.headers.view().substr(0, callback_headers_limit));
     item->elapsed = http.elapsed;
     item->due = wall + static_cast<WallMicros>(verdict.wait_seconds * micros_per_second);
-    if (item->suspect)
-        suspects_in_flight--;
+    leave_flight(item, now);
     if (subscription == nullptr)
         return;
-    in_flight_by[static_cast<size_t>(subscription->effective())]--;
-    if (--subscription->in_flight == 0)
-        flying.erase(subscription);
-    learn(subscription, *item, http, verdict.pause_seconds, now, wall);
+    // A token that is refused is not used again. One that was fetched meanwhile is another.
+    if (http.status == 401 && item->token_serial == subscription->token.serial)
+        subscription->token.authorization.clear();
+    try {
+        learn(subscription, *item, http, verdict.pause_seconds, now, wall);
+    } catch (const std::bad_alloc &) {
+        // The result is there; what was learnt of the receiver is learnt again with the next one.
+    }
+}
+
+void Outbox::Impl::take_result(const HttpResult &http, Micros now, WallMicros wall) {
+    Item *item = reinterpret_cast<Item *>(static_cast<uintptr_t>(http.tag));
+    if (item->asks_token)
+        take_token(item, http, now, wall);
+    else
+        conclude(item, http, now, wall);
 }
 
 void Outbox::Impl::find_stalled(Micros now) {

@@ -54,6 +54,28 @@ core::Slice *header_lines(Jsonb *headers, size_t *count) {
     return lines;
 }
 
+core::Slice auth_text(Jsonb *auth, const char *key, const char *otherwise) {
+    JsonbValue *value = key_of(auth, key);
+    const char *text = value == nullptr || value->type != jbvString ? otherwise : string_of(value);
+    return to_utf8(text, (int)strlen(text));
+}
+
+// Where tokens come from, for the auth_type token.
+core::TokenFields token_of(Jsonb *auth) {
+    core::TokenFields fields = {};
+    core::Slice type = auth_text(auth, "auth_type", "");
+    if (type.view() != "token")
+        return fields;
+    fields.url = auth_text(auth, "url", "");
+    fields.username_field = auth_text(auth, "username_field", "username");
+    fields.username = auth_text(auth, "username", "");
+    fields.password_field = auth_text(auth, "password_field", "password");
+    fields.password = auth_text(auth, "password", "");
+    fields.token_key = auth_text(auth, "token_key", "key");
+    fields.header_format = auth_text(auth, "header_format", "Token {}");
+    return fields;
+}
+
 // The Authorization header's value that config.auth stands for.
 core::Slice authorization_of(Jsonb *auth) {
     JsonbValue *type = key_of(auth, "auth_type");
@@ -119,8 +141,10 @@ core::SubscriptionFields sending_fields(uint64 row) {
     if (!is_null)
         fields.secret = datum_to_utf8(secret);
     Datum auth = spi_value(row, SENDING_AUTH, &is_null);
-    if (!is_null)
+    if (!is_null) {
         fields.authorization = authorization_of(DatumGetJsonbP(auth));
+        fields.token = token_of(DatumGetJsonbP(auth));
+    }
     Datum countdown = spi_value(row, SENDING_COUNTDOWN, &is_null);
     Jsonb *config = is_null ? nullptr : DatumGetJsonbP(countdown);
     if (!countdown_from_jsonb(config, &fields.countdown, nullptr)) {
