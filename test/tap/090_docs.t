@@ -96,6 +96,13 @@ sub verify
 	return;
 }
 
+sub wait_for
+{
+	my ($where, $database, $query) = @_;
+	ok(eval { $node->poll_until($database, $query, 't', 60) }, "$where: $query") or diag($@);
+	return;
+}
+
 sub run_document
 {
 	my ($file, $database) = @_;
@@ -128,7 +135,7 @@ sub run_document
 			$receiver->behave(path => $path, steps => \@steps, per => 'webhook-id');
 		}
 		elsif ($before eq 'verifies') { verify($where, $part, $verifies); }
-		elsif ($part->{kind} eq 'until') { $node->poll_until($database, $part->{text}); }
+		elsif ($part->{kind} eq 'until') { wait_for($where, $database, $part->{text}); }
 		$before = $part->{kind};
 	}
 
