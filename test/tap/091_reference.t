@@ -77,5 +77,9 @@ for (rows(q{SELECT name, CASE WHEN boot_val = '' THEN '(empty)' WHEN vartype = '
 # ---- Errors
 like($text, qr/^\| `WH00$_` \|/m, "described: WH00$_") for 1 .. 8;
 
+# ---- Coming from dj-whisperer: all of its habits, in order
+my ($rows) = slurp_file('docs/coming-from-dj-whisperer.md') =~ /^## Row by row\n(.*)/ms;
+is(join(' ', $rows =~ /^\| (\d+) \| [^|]+ \| [^|]+ \|/mg), join(' ', 1 .. 42), 'parity rows 1 to 42 are documented');
+
 $node->stop;
 done_testing();
