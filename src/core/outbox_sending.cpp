@@ -17,7 +17,7 @@ constexpr Micros stall_check_interval = 250 * 1000;
 constexpr int crash_limit = 3;
 // Suspects wait this long after the start, for the rest to be under way.
 constexpr Micros suspect_delay = 1000 * 1000;
-// Results that could not be recorded yet above which nothing new is sent: memory is bounded even if no row can be written.
+// Results whose rows are locked above which nothing new is sent: memory is bounded even if somebody locks the table's rows.
 constexpr size_t unrecorded_limit = 4096;
 // Bytes of large bodies loaded at once while waiting to be sent.
 constexpr size_t bodies_at_once = 4;
@@ -43,11 +43,13 @@ bool Outbox::Impl::may_send(const Subscription &subscription, WallMicros wall) c
 }
 
 bool Outbox::Impl::has_slot(Standing standing) const noexcept {
-    int total = static_cast<int>(engine->in_flight());
+    // In flight is what a crash would repeat: what is sent and not recorded yet. Results whose rows somebody has locked do not
+    // count, or that somebody could stop all.
+    int total = static_cast<int>(engine->in_flight() + results.size());
     int max = limits.max_in_flight;
     int bad = in_flight_by[static_cast<size_t>(Standing::bad)];
     int unknown = in_flight_by[static_cast<size_t>(Standing::unknown)];
-    if (total >= max || results.size() + postponed.size() >= unrecorded_limit)
+    if (total >= max || postponed.size() >= unrecorded_limit)
         return false;
     switch (standing) {
     case Standing::good:

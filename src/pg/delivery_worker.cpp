@@ -35,8 +35,10 @@ namespace whisperer::pg {
 
 namespace {
 
-// Results are recorded when there are this many, or after this time, whichever is first.
-constexpr size_t record_batch = 500;
+// Results are recorded when they take half of the worker's slots, or after this time, whichever is first.
+size_t record_batch() {
+    return (size_t)Max(setting_max_in_flight / 2, 1);
+}
 constexpr int64 record_delay = 3 * 1000;
 // What was learnt of receivers is saved this often.
 constexpr int64 state_interval = 1000 * 1000;
@@ -262,7 +264,7 @@ void work_on_tables(DeliveryWorker *worker, int64 now) {
         return;
     if (worker->reload_wanted && !in_transaction(worker, load_work))
         return;
-    bool results_due = results >= record_batch || (results > 0 && (now - loop.results_since >= record_delay ||
+    bool results_due = results >= record_batch() || (results > 0 && (now - loop.results_since >= record_delay ||
                                                                     worker->box->in_flight() == 0));
     if (results_due || (worker->box->has_changed_states() && now >= loop.states_at))
         record(worker, now);

@@ -10,12 +10,12 @@ use Whisperer::Receiver;
 
 my $waiting = 5000;
 my $in_flight = 32;
-# In flight is what was sent and whose result is not durable: the requests under way, and one batch of
-# results on their way to the table.
-my $not_durable = $in_flight + 500;
+# In flight is what was sent and whose result is not durable: requests under way, and results on their way
+# to the table. Both together fill the worker's slots.
+my $not_durable = 64;
 my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->started('main',
-	settings => "restart_after_crash = on\nwhisperer.max_in_flight_per_subscription = $in_flight");
+	settings => "restart_after_crash = on\nwhisperer.max_in_flight_per_subscription = $in_flight\nwhisperer.max_in_flight = $not_durable");
 
 my $subscription = $node->safe_psql(
 	'postgres', qq{
