@@ -25,14 +25,14 @@ sub parts
 	{
 		if ($block)
 		{
-			if ($line =~ /^```\s*$/) { push @parts, $block; undef $block; next; }
+			if ($line =~ /^\s*```\s*$/) { push @parts, $block; undef $block; next; }
 			$block->{text} .= $line;
 		}
-		elsif ($line =~ /^```(\w+)[ \t]*(.*?)\s*$/)
+		elsif ($line =~ /^\s*```(\w+)[ \t]*(.*?)\s*$/)
 		{
 			$block = { kind => $1, info => $2, line => $., text => '' };
 		}
-		elsif ($line =~ /^```/) { die "$file:$.: a block without a language\n"; }
+		elsif ($line =~ /^\s*```/) { die "$file:$.: a block without a language\n"; }
 		elsif ($line =~ /^<!-- (receiver|until|verifies): (.*?) -->\s*$/)
 		{
 			push @parts, { kind => $1, line => $., text => $2 };
