@@ -1,0 +1,204 @@
+# Callbacks: called after every attempt, as the owner, in processes of their own; and what goes wrong in them harms nothing.
+use strict;
+use warnings;
+
+use Test::More;
+use Time::HiRes qw(time);
+use Whisperer::Node;
+use Whisperer::Receiver;
+
+my $receiver = Whisperer::Receiver->new;
+my $node = Whisperer::Node->started('main', settings => "whisperer.callback_timeout = 400ms\nwhisperer.retention = 0");
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+
+$node->safe_psql('postgres', q{
+	CREATE ROLE alice; CREATE ROLE bob; CREATE ROLE carol;
+	CREATE SCHEMA app;
+	GRANT USAGE ON SCHEMA app TO PUBLIC;
+	CREATE TABLE app.called (id bigserial, role text, response jsonb, event_type text, instance jsonb, payload jsonb, at timestamptz DEFAULT clock_timestamp());
+	CREATE INDEX ON app.called (role);
+	GRANT INSERT, SELECT ON app.called TO PUBLIC;
+	GRANT USAGE ON SEQUENCE app.called_id_seq TO PUBLIC;
+	CREATE FUNCTION app.note(response jsonb, event_type text, instance jsonb, payload jsonb) RETURNS void LANGUAGE sql AS
+		'INSERT INTO app.called (role, response, event_type, instance, payload) VALUES (current_user, $1, $2, $3, $4)';
+});
+
+# As the role, a subscription to an event type of its own; returns its id.  Grants are another test's affair.
+sub subscribe
+{
+	my ($role, $type, $path, $callback, $config) = @_;
+	sql("SELECT whisperer.register_event_type('$type') WHERE NOT EXISTS (SELECT FROM whisperer.event_types WHERE event_type = '$type')");
+	my $id = sql("SELECT whisperer.subscribe(jsonb_build_object('event_type', '$type', 'target_url', '" . $receiver->url($path) . "',
+		'callback', '$callback', 'retry_countdown_config', jsonb_build_object('choice', 'fixed', 'kwargs', jsonb_build_object('seconds', 0.1))) || '@{[ $config // '{}' ]}')");
+	sql("UPDATE whisperer.subscription SET owner_oid = '$role'::regrole, owner_name = '$role',
+		change_xid = pg_current_xact_id() WHERE id = $id") if $role ne 'postgres';
+	return $id;
+}
+sub deliver { my ($type, $json) = @_; return sql("SELECT (whisperer.deliver_event('$json'::jsonb, '$type'))[1]"); }
+sub called { my ($count, $where) = @_; $node->poll_until('postgres', "SELECT count(*) >= $count FROM app.called WHERE $where"); return; }
+sub failed { my ($count, $id) = @_; $node->poll_until('postgres', "SELECT count(*) >= $count FROM whisperer.function_failures WHERE subscription_id = $id"); return; }
+
+# parity row 24: after every attempt, with response, event type, instance and payload; the instance on every one.
+{
+	$receiver->answer('/every', { status => 500, headers => [ [ 'X-Twice', 'a' ], [ 'X-Twice', 'b' ] ], body => 'not now' }, { status => 201, body => 'thanks' });
+	my $id = subscribe('alice', 'every', '/every', 'app.note');
+	my $uuid = deliver('every', '{"n": 1}');
+	called(2, "event_type = 'every'");
+	is(sql(q{SELECT string_agg(concat_ws('|', role, response->>'status', response->>'body', response->>'attempt', response->>'delivered',
+			response->'headers'->>'x-twice', response->>'event_uuid' = } . "'$uuid'" . q{, instance, payload->'payload', payload->'event'->>'type',
+			(response->>'elapsed_ms')::float8 > 0, response->>'error'), ';' ORDER BY id) FROM app.called WHERE event_type = 'every'}),
+		'alice|500|not now|1|false|a, b|t|{"n": 1}|{"n": 1}|every|t|the receiver answered with status 500;'
+		. 'alice|201|thanks|2|true|t|{"n": 1}|{"n": 1}|every|t',
+		'parity row 24: a callback after each attempt, as the owner, with response, type, instance and payload');
+	is(sql("SELECT response->'status', response->'headers', response->'body' FROM app.called WHERE false"), '', 'no more');
+}
+
+# No response at all.
+{
+	$receiver->listen(name => 'closed');
+	my $url = $receiver->url('/', port => 'closed');
+	$receiver->unlisten('closed');
+	my $id = subscribe('alice', 'refused', '/refused', 'app.note', qq({"target_url": "$url", "config": {"max_attempts": 1}}));
+	deliver('refused', '{}');
+	called(1, "event_type = 'refused'");
+	is(sql(q{SELECT response->'status', response->'headers', response->'body', response->>'error' ILIKE '%connect%', response->'delivered' FROM app.called WHERE event_type = 'refused'}),
+		'null|{}|null|t|false', 'without a response: status and body null, and the error');
+}
+
+is(sql('SELECT callbacks, callback_errors FROM whisperer.statistics'), '3|0', 'statistics count the calls');
+
+# What goes wrong in a callback is recorded and harms nothing.
+$node->safe_psql('postgres', q{
+	CREATE FUNCTION app.raises(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
+		$$ BEGIN INSERT INTO app.called (role) VALUES ('from raises'); RAISE EXCEPTION 'no thanks'; END $$;
+	CREATE FUNCTION app.sleeps(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(600)';
+	CREATE FUNCTION app.loops(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
+		$$ BEGIN LOOP END LOOP; END $$;
+	CREATE FUNCTION app.swallows(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
+		$$ BEGIN LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$;
+	CREATE FUNCTION app.late(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
+		$$ BEGIN INSERT INTO app.called (role) VALUES ('from late');
+		   BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END $$;
+	CREATE FUNCTION app.locks(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS
+		'SELECT pg_advisory_lock(4711); INSERT INTO app.called (role) VALUES (''from locks'')';
+	CREATE FUNCTION app.dropped(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'SELECT 1';
+	CREATE TABLE app.parent (id int PRIMARY KEY);
+	INSERT INTO app.parent VALUES (1);
+	CREATE TABLE app.child (id int REFERENCES app.parent DEFERRABLE INITIALLY DEFERRED);
+	GRANT INSERT ON app.child TO PUBLIC;
+	CREATE FUNCTION app.defers(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS
+		'INSERT INTO app.child VALUES (($3->>''n'')::int); INSERT INTO app.called (role) VALUES (''from defers'')';
+	CREATE TABLE app.private (x int);
+	CREATE FUNCTION app.oversteps(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'INSERT INTO app.private VALUES (1)';
+});
+my %expected = (
+	raises => 'P0001|no thanks',
+	sleeps => '57014|took longer than whisperer.callback_timeout (0.4 s)',
+	loops => '57014|took longer than whisperer.callback_timeout (0.4 s)',
+	late => '57014|took longer than whisperer.callback_timeout (0.4 s)',
+	swallows => '57014|took longer than twice whisperer.callback_timeout (0.4 s) and ignored its cancellation; its process was ended',
+	dropped => q{42883|callback: function app.dropped(jsonb, text, jsonb, jsonb) does not exist (It was there when it was named, and has been dropped or renamed since.)},
+	oversteps => '42501|permission denied for table private');
+my $position = $node->log_position;
+my %id;
+for my $name (sort keys %expected)
+{
+	$id{$name} = subscribe('alice', $name, "/$name", "app.$name");
+	sql('DROP FUNCTION app.dropped(jsonb, text, jsonb, jsonb)') if $name eq 'dropped';
+	deliver($name, '{"n": 1}');
+}
+failed(1, $id{$_}) for sort keys %expected;
+for my $name (sort keys %expected)
+{
+	is(sql("SELECT string_agg(sqlstate || '|' || error, ';') FROM whisperer.function_failures WHERE subscription_id = $id{$name} AND kind = 'callback'"),
+		$expected{$name}, "$name: recorded, once");
+}
+is(sql("SELECT count(*) FROM whisperer.webhook_events e WHERE delivered AND retry_count = 1 AND event_type = ANY ('{" . join(',', keys %expected) . "}')"),
+	scalar(keys %expected), '... and every delivery was made, once');
+is(sql(q{SELECT count(*) FROM app.called WHERE role IN ('from raises', 'from late')}), '0', 'a call that failed or was too late leaves nothing behind');
+is(sql('SELECT callback_errors FROM whisperer.statistics'), scalar(keys %expected), 'statistics count them');
+my $log = $node->log_since($position);
+is(scalar(() = $log =~ /a callback of subscription $id{raises} went wrong: no thanks/g), 1, 'and the log says it');
+deliver('raises', '{"n": 2}');
+failed(2, $id{raises});
+$log = $node->log_since($position);
+is(scalar(() = $log =~ /a callback of subscription $id{raises} went wrong/g), 1, '... but not the same again');
+
+# Deferrable foreign keys (Django's are all of that kind), and advisory locks.
+subscribe('alice', 'defers', '/defers', 'app.defers');
+deliver('defers', '{"n": 1}');
+called(1, "role = 'from defers'");
+is(sql('SELECT count(*) FROM app.child'), '1', 'a callback writes to a table with a deferrable foreign key');
+my $locks = subscribe('alice', 'locks', '/locks', 'app.locks');
+deliver('locks', '{}');
+called(1, "role = 'from locks'");
+$node->poll_until('postgres', q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'}, '0');
+pass('its session-level advisory lock does not outlive the call');
+
+# One owner's slow callbacks do not hold up another's.
+{
+	sql(q{ALTER SYSTEM SET whisperer.callback_timeout = '60s'});
+	sql('SELECT pg_reload_conf()');
+	$node->poll_until('postgres', 'SHOW whisperer.callback_timeout', '1min');
+	my $slow = subscribe('bob', 'slow', '/slow', 'app.sleeps');
+	sql(q{SELECT whisperer.deliver_event('{}'::jsonb, 'slow') FROM generate_series(1, 20)});
+	$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'}, '1');
+	subscribe('carol', 'quick', '/quick', 'app.note');
+	my $start = time();
+	sql(q{SELECT whisperer.deliver_event('{}'::jsonb, 'quick') FROM generate_series(1, 50)});
+	called(50, "event_type = 'quick'");
+	cmp_ok(time() - $start, '<', 20, 'one owner sleeps, the other is served');
+	is(sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'}), '1', '... and the one who sleeps has one process');
+	is(sql(q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'slow' AND delivered}), '20', '... whose deliveries are all made');
+
+	# A change that stops the processes of the database waits for no callback; the call is made again.
+	$position = $node->log_position;
+	sql(q{ALTER SYSTEM SET whisperer.workers = 2});
+	sql('SELECT pg_reload_conf()');
+	$node->delivery_pids('postgres', 2);
+	$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'}, '1');
+	pass('a callback under way does not hold up a change of the set of workers, and is called again');
+	is(sql("SELECT count(*) FROM whisperer.function_failures WHERE subscription_id = $slow"), '0', '... which is no failure');
+	sql("SELECT whisperer.update_subscription($slow, '{\"callback\": null}')");
+}
+
+# A crash while a callback runs: it is called again, and those that waited are not lost.
+{
+	sql(q{CREATE TABLE app.gate (open boolean); INSERT INTO app.gate VALUES (false); GRANT SELECT ON app.gate TO PUBLIC});
+	sql(q{CREATE FUNCTION app.gated(response jsonb, text, instance jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
+		$$ BEGIN WHILE NOT (SELECT open FROM app.gate) LOOP PERFORM pg_sleep(0.02); END LOOP;
+		   INSERT INTO app.called (role, instance) VALUES ('gated', instance); END $$});
+	subscribe('alice', 'gated', '/gated', 'app.gated');
+	sql(q{SELECT whisperer.deliver_event(jsonb_build_object('n', n), 'gated') FROM generate_series(1, 5) n});
+	$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'}, '1');
+	$node->wait_settled;
+	$node->crash_and_start;
+	sql('UPDATE app.gate SET open = true');
+	called(5, "role = 'gated'");
+	is(sql(q{SELECT string_agg(instance->>'n', ',' ORDER BY instance->>'n') FROM app.called WHERE role = 'gated'}), '1,2,3,4,5', 'after a crash every callback is called, and none that was done is done again');
+	is(sql('SELECT count(*) FROM whisperer.job'), '0', 'and nothing is left to do');
+}
+
+# A database can be dropped while a callback runs in it that does not want to end.
+{
+	sql('CREATE DATABASE other');
+	$node->create_whisperer('other');
+	$node->safe_psql('other', q{
+		CREATE FUNCTION public.swallows(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
+			$$ BEGIN LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$;
+		SELECT whisperer.register_event_type('other')});
+	$node->safe_psql('other', "SELECT whisperer.subscribe('other', '" . $receiver->url('/other') . "', callback => 'swallows')");
+	$node->safe_psql('other', q{SELECT whisperer.deliver_event('{}'::jsonb, 'other')});
+	$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND datname = 'other' AND wait_event = 'PgSleep'}, '1');
+	my $start = time();
+	sql('DROP DATABASE other');
+	cmp_ok(time() - $start, '<', 10, 'a callback that swallows its cancellation does not keep a database from being dropped');
+}
+
+# Processes that have nothing to do leave.
+$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.workers WHERE kind IN ('callback', 'countdown')}, '0');
+pass('a process without work does not stay');
+
+$node->stop;
+done_testing();
