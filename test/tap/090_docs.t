@@ -96,6 +96,18 @@ sub verify
 	return;
 }
 
+# Whether a block with this behind ```sql is run here.
+sub runs
+{
+	my ($where, $database, $info) = @_;
+	return 1 if $info eq '';
+	return 0 if $info eq 'shown';
+	my ($function) = $info =~ /^with=(\w+)$/ or die "$where: ```sql $info\n";
+	return 1 if $node->safe_psql($database, "SELECT to_regproc('whisperer.$function') IS NOT NULL") eq 't';
+	diag("$where: not run, there is no whisperer.$function() yet");
+	return 0;
+}
+
 sub wait_for
 {
 	my ($where, $database, $query) = @_;
@@ -118,12 +130,7 @@ sub run_document
 	{
 		my $where = "$file:$part->{line}";
 		if ($part->{kind} eq 'verifies') { $verifies = $part->{text}; }
-		elsif ($part->{kind} eq 'sql' && $part->{info} ne '')
-		{
-			$part->{info} =~ /^(?:shown|coming)$/ or die "$where: ```sql $part->{info}\n";
-			diag("$where: not run yet") if $part->{info} eq 'coming';
-			undef $output;
-		}
+		elsif ($part->{kind} eq 'sql' && !runs($where, $database, $part->{info})) { undef $output; }
 		elsif ($part->{kind} eq 'sql') { $output = run_block($database, $where, $part); }
 		elsif ($part->{kind} eq 'text' && $before eq 'sql' && defined $output)
 		{

@@ -2,6 +2,7 @@
 #
 #   ```sql            is run with psql, in a session of its own, and must not fail
 #   ```sql shown      is not run: it needs another server, or a restart
+#   ```sql with=NAME      is run where there is a function whisperer.NAME
 #   -- ERROR WH002    in a block: that its last statement fails so
 #   ```text           right after an SQL block: what psql prints, white space, times and ids apart; … is anything
 #   <!-- receiver: /path 500 500 200 -->       what requests to a path are answered, for each delivery anew
