@@ -4,6 +4,7 @@
 
 #include "pg/compat.hpp"
 #include "pg/roster.hpp"
+#include "pg/trigger_access.hpp"
 #include "pg/wake.hpp"
 #include "pg/worker_slots.hpp"
 
@@ -15,6 +16,7 @@ extern "C" {
 #include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_trigger.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
@@ -269,6 +271,8 @@ bool new_extension_is_ours(Oid extension) {
 void object_access(ObjectAccessType access, Oid catalog, Oid object, int sub_object, void *argument) {
     if (previous_object_access != nullptr)
         previous_object_access(access, catalog, object, sub_object, argument);
+    if (catalog == TriggerRelationId && access == OAT_POST_CREATE)
+        check_new_trigger(object);
     if (catalog != ExtensionRelationId || roster == nullptr)
         return;
     if (access == OAT_POST_CREATE) {

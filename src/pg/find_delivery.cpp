@@ -128,7 +128,7 @@ ArrayType *managed_subscriptions(Oid caller) {
     int count = 0;
     for (uint64 i = 0; i < rows; i++) {
         bool is_null;
-        if (access_manages(caller, owner_of_row(i, 2)))
+        if (access_owns(caller, owner_of_row(i, 2)))
             ids[count++] = spi_value(i, 1, &is_null);
     }
     if (count == 0)

@@ -1,6 +1,7 @@
 #include "pg/prelude.hpp"
 
 #include "pg/access.hpp"
+#include "pg/grants.hpp"
 #include "pg/home.hpp"
 #include "pg/internal_sql.hpp"
 #include "pg/wake.hpp"
@@ -47,6 +48,7 @@ void adopt_owners(int64 system) {
     internal_execute(&lost_subscriptions, arguments);
     internal_execute(&event_types, arguments);
     internal_execute(&lost_event_types, arguments);
+    grants_adopt(system);
 }
 
 // Transaction numbers of another cluster mean nothing here either.
@@ -126,6 +128,7 @@ uint64 home_refresh_owners() {
     internal_execute(&renamed, arguments);
     internal_execute(&renamed_types, arguments);
     internal_execute(&dropped_types, arguments);
+    grants_refresh(home_system());
     return internal_execute(&dropped, arguments);
 }
 
@@ -143,6 +146,7 @@ WHISPERER_SQL_FUNCTION(whisperer_resume) {
     adopt_owners(home_system());
     home_refresh_owners();
     restamp_transactions();
+    grants_renew();
     move_home(home_system());
     internal_end(&internal);
     wake_all();

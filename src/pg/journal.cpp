@@ -4,6 +4,7 @@
 #include "pg/journal.hpp"
 #include "pg/roster.hpp"
 #include "pg/settings.hpp"
+#include "pg/visibility.hpp"
 #include "pg/worker.hpp"
 
 #include <fcntl.h>
@@ -202,7 +203,7 @@ WHISPERER_SQL_FUNCTION(whisperer_in_flight_list) {
         if (!read_journal(shard, copy))
             continue;
         for (const Entry &entry : copy->entries) {
-            if (entry.state == ENTRY_FREE)
+            if (entry.state == ENTRY_FREE || sight_of_subscription(fcinfo, entry.subscription) == Sight::none)
                 continue;
             pg_uuid_t uuid;
             memcpy(uuid.data, entry.uuid.bytes, sizeof(uuid.data));

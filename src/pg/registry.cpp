@@ -4,6 +4,7 @@
 #include "pg/access.hpp"
 #include "pg/errors.hpp"
 #include "pg/function_names.hpp"
+#include "pg/grants.hpp"
 #include "pg/home.hpp"
 #include "pg/internal_sql.hpp"
 #include "pg/jsonb_input.hpp"
@@ -83,20 +84,48 @@ EventTypeChanges read_changes(Jsonb *changes) {
     return result;
 }
 
-// Locks the row until the end of the transaction. WH004 if there is none. InvalidOid: the owner is gone.
-Oid lock_event_type(const char *event_type) {
+// The owner of a type; false when there is none of that name. InvalidOid: the owner is gone.
+bool find_owner(Statement *statement, const char *event_type, Oid *owner) {
+    Datum arguments[] = {CStringGetTextDatum(event_type)};
+    if (internal_execute(statement, arguments) == 0)
+        return false;
+    bool is_null;
+    Oid number = DatumGetObjectId(spi_value(0, 1, &is_null));
+    const char *name = TextDatumGetCString(spi_value(0, 2, &is_null));
+    *owner = owner_role(number, name, DatumGetInt64(spi_value(0, 3, &is_null)));
+    return true;
+}
+
+// Admins may change every type, others those that are theirs: of the rest they do not learn whether there is one.
+void check_may_change(Oid caller, const char *event_type) {
+    static Statement look = {
+        "SELECT owner_oid, owner_name, owner_system FROM whisperer.event_type_entry WHERE event_type = $1",
+        1,
+        {TEXTOID},
+        nullptr};
+    Oid owner = InvalidOid;
+    InternalSql internal;
+    internal_begin(&internal);
+    (void)find_owner(&look, event_type, &owner);
+    internal_end(&internal);
+    if (!access_owns(caller, owner))
+        access_check(caller, Access::admin, event_type);
+}
+
+// Locks the row until the end of the transaction. WH004 if there is none; 42501 if meanwhile it has become somebody else's.
+// InvalidOid: the owner is gone.
+Oid lock_event_type(Oid caller, const char *event_type) {
     static Statement lock = {"SELECT owner_oid, owner_name, owner_system FROM whisperer.event_type_entry"
                              " WHERE event_type = $1 FOR UPDATE",
                              1,
                              {TEXTOID},
                              nullptr};
-    Datum arguments[] = {CStringGetTextDatum(event_type)};
-    if (internal_execute(&lock, arguments) == 0)
+    Oid owner;
+    if (!find_owner(&lock, event_type, &owner))
         raise_no_event_type(event_type);
-    bool is_null;
-    Oid number = DatumGetObjectId(spi_value(0, 1, &is_null));
-    const char *name = TextDatumGetCString(spi_value(0, 2, &is_null));
-    return owner_role(number, name, DatumGetInt64(spi_value(0, 3, &is_null)));
+    if (!access_owns(caller, owner))
+        access_check(caller, Access::admin, event_type);
+    return owner;
 }
 
 // Serializer and customizer run as the type's owner: whoever names one must have that role's privileges,
@@ -133,7 +162,7 @@ void update_event_type(Oid caller, const char *event_type, const EventTypeChange
         }
     InternalSql internal;
     internal_begin(&internal);
-    Oid owner = lock_event_type(event_type);
+    Oid owner = lock_event_type(caller, event_type);
     for (int i = 0; i < 2; i++)
         if (OidIsValid(functions[i]))
             check_new_function(caller, event_type, uses[i], functions[i], owner);
@@ -193,15 +222,16 @@ void check_unused(const char *event_type) {
     UnregisterSnapshot(now);
 }
 
-void unregister_event_type(const char *event_type) {
+void unregister_event_type(Oid caller, const char *event_type) {
     static Statement remove = {
         "DELETE FROM whisperer.event_type_entry WHERE event_type = $1", 1, {TEXTOID}, nullptr};
     Datum arguments[] = {CStringGetTextDatum(event_type)};
     InternalSql internal;
     internal_begin(&internal);
-    (void)lock_event_type(event_type);
+    (void)lock_event_type(caller, event_type);
     check_unused(event_type);
     internal_execute(&remove, arguments);
+    grants_forget_event_type(event_type);
     internal_end(&internal);
 }
 
@@ -271,7 +301,7 @@ WHISPERER_SQL_FUNCTION(whisperer_register_event_type) {
 WHISPERER_SQL_FUNCTION(whisperer_update_event_type) {
     Oid caller = GetUserId();
     const char *event_type = event_type_argument(fcinfo);
-    access_check(caller, Access::admin, event_type);
+    check_may_change(caller, event_type);
     if (PG_ARGISNULL(1))
         raise_null_argument("changes", "Give an object with the keys serializer, customizer, description.");
     update_event_type(caller, event_type, read_changes(PG_GETARG_JSONB_P(1)));
@@ -282,7 +312,7 @@ WHISPERER_SQL_FUNCTION(whisperer_update_event_type) {
 WHISPERER_SQL_FUNCTION(whisperer_unregister_event_type) {
     Oid caller = GetUserId();
     const char *event_type = event_type_argument(fcinfo);
-    access_check(caller, Access::admin, event_type);
-    unregister_event_type(event_type);
+    check_may_change(caller, event_type);
+    unregister_event_type(caller, event_type);
     PG_RETURN_VOID();
 }

@@ -3,10 +3,10 @@
 #include "pg/access.hpp"
 #include "pg/compat.hpp"
 #include "pg/errors.hpp"
-#include "pg/find_delivery.hpp"
 #include "pg/internal_sql.hpp"
 #include "pg/roster.hpp"
 #include "pg/settle_wait.hpp"
+#include "pg/visibility.hpp"
 #include "pg/wake.hpp"
 
 extern "C" {
@@ -17,6 +17,7 @@ extern "C" {
 #include "utils/datum.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/uuid.h"
 }
 
 namespace whisperer::pg {
@@ -28,7 +29,7 @@ constexpr long recheck_ms = 1000;
 
 Statement snapshot_now = {"SELECT pg_catalog.pg_current_snapshot()", 0, {}, nullptr};
 
-// $1: the snapshot of the call; $2: subscriptions managed, or null for all. For each subscription the retry
+// $1: the snapshot of the call; $2: subscriptions visible, or null for all. For each subscription the retry
 // that is due last, or else the newest first attempt: both at the far ends of their indexes, where the rows
 // already finished are not.
 Statement find_witness = {
@@ -52,7 +53,7 @@ Statement see_witness = {"SELECT 1 FROM whisperer.delivery"
 
 struct Wait {
     Datum at_call;      // pg_snapshot
-    ArrayType *managed; // null: all
+    ArrayType *visible; // null: all
     bool has_witness;
     pg_uuid_t witness;
 };
@@ -72,10 +73,11 @@ void wait_start(Wait *wait, Oid caller) {
     look(&snapshot_now, nullptr, nullptr);
     bool is_null;
     Datum at_call = spi_value(0, 1, &is_null);
-    ArrayType *managed = managed_subscriptions(caller);
+    Viewer viewer = viewer_of(caller);
+    ArrayType *visible = viewer.others == Sight::none ? visible_subscriptions(viewer) : nullptr;
     MemoryContext spi = MemoryContextSwitchTo(keep);
     wait->at_call = datumCopy(at_call, false, -1);
-    wait->managed = managed == nullptr ? nullptr : DatumGetArrayTypePCopy(PointerGetDatum(managed));
+    wait->visible = visible == nullptr ? nullptr : DatumGetArrayTypePCopy(PointerGetDatum(visible));
     MemoryContextSwitchTo(spi);
     internal_end(&sql);
     wait->has_witness = false;
@@ -92,8 +94,8 @@ bool all_settled(Wait *wait) {
     InternalSql sql;
     internal_begin(&sql);
     if (!witness_waits(wait)) {
-        Datum arguments[2] = {wait->at_call, PointerGetDatum(wait->managed)};
-        wait->has_witness = look(&find_witness, arguments, wait->managed == nullptr ? " n" : nullptr) > 0;
+        Datum arguments[2] = {wait->at_call, PointerGetDatum(wait->visible)};
+        wait->has_witness = look(&find_witness, arguments, wait->visible == nullptr ? " n" : nullptr) > 0;
         if (wait->has_witness) {
             bool is_null;
             wait->witness = *DatumGetUUIDP(spi_value(0, 1, &is_null));

@@ -7,32 +7,24 @@ extern "C" {
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
-#include "utils/uuid.h"
 }
 
-namespace {
+namespace whisperer::pg {
 
-void append_uuid_digits(StringInfo to, const pg_uuid_t *uuid) {
+Datum request_body(const char *event_type, const pg_uuid_t *uuid, const char *body, const char *payload) {
+    if (body != nullptr)
+        return DirectFunctionCall1(jsonb_in, CStringGetDatum(body));
+    StringInfoData text;
+    initStringInfo(&text);
+    appendStringInfoString(&text, "{\"event\": {\"type\": ");
+    escape_json(&text, event_type);
+    appendStringInfoString(&text, ", \"uuid\": \"");
     for (int i = 0; i < UUID_LEN; i++)
-        appendStringInfo(to, "%02x", uuid->data[i]);
+        appendStringInfo(&text, "%02x", uuid->data[i]);
+    appendStringInfoString(&text, "\"}, \"payload\": ");
+    appendStringInfoString(&text, payload);
+    appendStringInfoChar(&text, '}');
+    return DirectFunctionCall1(jsonb_in, CStringGetDatum(text.data));
 }
 
-} // namespace
-
-// The same as core::write_envelope() makes for the request, in the server's encoding.
-WHISPERER_SQL_FUNCTION(whisperer_request_body) {
-    if (!PG_ARGISNULL(2))
-        return DirectFunctionCall1(jsonb_in, CStringGetDatum(text_to_cstring(PG_GETARG_TEXT_PP(2))));
-    if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(3))
-        PG_RETURN_NULL();
-    StringInfoData body;
-    initStringInfo(&body);
-    appendStringInfoString(&body, "{\"event\": {\"type\": ");
-    escape_json(&body, text_to_cstring(PG_GETARG_TEXT_PP(0)));
-    appendStringInfoString(&body, ", \"uuid\": \"");
-    append_uuid_digits(&body, PG_GETARG_UUID_P(1));
-    appendStringInfoString(&body, "\"}, \"payload\": ");
-    appendStringInfoString(&body, text_to_cstring(PG_GETARG_TEXT_PP(3)));
-    appendStringInfoChar(&body, '}');
-    return DirectFunctionCall1(jsonb_in, CStringGetDatum(body.data));
-}
+} // namespace whisperer::pg

@@ -23,25 +23,27 @@ COMMENT ON FUNCTION whisperer.unsubscribe(bigint) IS
     'Ends a subscription and cancels what is pending for it; its record and history stay.';
 
 CREATE VIEW whisperer.subscriptions WITH (security_invoker = true) AS
-    SELECT id, whisperer.owner_name(owner_oid, owner_name, owner_system) AS owner, event_type, target_url,
+    SELECT id, whisperer.owner_name(owner_oid, owner_name, owner_system) AS owner, event_type,
+        whisperer.shown_url(id) AS target_url,
         is_active AND NOT held AS is_active,
         CASE WHEN is_active AND held THEN 'held: the owner''s role is gone' ELSE inactive_reason END
             AS inactive_reason,
-        has_secret, auth_type, callback, retry_countdown_config, additional_headers, config, created_date, modified_date
+        has_secret, auth_type, callback, retry_countdown_config,
+        whisperer.shown_headers(id) AS additional_headers, config, created_date, modified_date
     FROM whisperer.subscription, LATERAL (SELECT
         owner_dropped OR whisperer.owner_is_gone(owner_oid, owner_name, owner_system) AS held) owner_state;
 COMMENT ON VIEW whisperer.subscriptions IS 'Subscriptions, those paused or ended included; without secrets.';
 COMMENT ON COLUMN whisperer.subscriptions.id IS 'Number that subscribe() returned.';
 COMMENT ON COLUMN whisperer.subscriptions.owner IS 'Role that subscribed, as which the callback runs.';
 COMMENT ON COLUMN whisperer.subscriptions.event_type IS 'Event type asked for.';
-COMMENT ON COLUMN whisperer.subscriptions.target_url IS 'Where its events are sent to.';
+COMMENT ON COLUMN whisperer.subscriptions.target_url IS 'Where its events are sent to; to monitors, of others, only scheme and host.';
 COMMENT ON COLUMN whisperer.subscriptions.is_active IS 'Whether events are raised and sent for it.';
 COMMENT ON COLUMN whisperer.subscriptions.inactive_reason IS 'Why not.';
 COMMENT ON COLUMN whisperer.subscriptions.has_secret IS 'Whether its requests are signed.';
 COMMENT ON COLUMN whisperer.subscriptions.auth_type IS 'How its requests authenticate: basic, bearer, token; NULL: not at all.';
 COMMENT ON COLUMN whisperer.subscriptions.callback IS 'Function called after each attempt.';
 COMMENT ON COLUMN whisperer.subscriptions.retry_countdown_config IS 'How long to wait before a retry; NULL: the default schedule.';
-COMMENT ON COLUMN whisperer.subscriptions.additional_headers IS 'Headers sent with its requests beside whisperer''s own.';
+COMMENT ON COLUMN whisperer.subscriptions.additional_headers IS 'Headers sent with its requests beside whisperer''s own; to monitors, of others, without values.';
 COMMENT ON COLUMN whisperer.subscriptions.config IS 'Its config, without auth.';
 COMMENT ON COLUMN whisperer.subscriptions.created_date IS 'When it was made.';
 COMMENT ON COLUMN whisperer.subscriptions.modified_date IS 'When it was last changed.';

@@ -31,9 +31,3 @@ CREATE FUNCTION whisperer.relation_of(schema text, name text) RETURNS regclass
     LANGUAGE c STABLE PARALLEL SAFE COST 20 AS 'MODULE_PATHNAME', 'whisperer_relation_of';
 COMMENT ON FUNCTION whisperer.relation_of(text, text) IS
     'The relation of that name in that schema, or NULL if there is none now.';
-
--- Costly, as it is: the planner then computes it after a sort and a limit, for the rows shown only.
-CREATE FUNCTION whisperer.request_body(event_type text, delivery uuid, body text, payload text) RETURNS jsonb
-    LANGUAGE c IMMUTABLE PARALLEL SAFE COST 100 AS 'MODULE_PATHNAME', 'whisperer_request_body';
-COMMENT ON FUNCTION whisperer.request_body(text, uuid, text, text) IS
-    'The whole body of a delivery''s requests: what a customizer made, else the envelope around the payload.';

@@ -6,19 +6,20 @@
 -- history, out of the plan.
 --
 -- The rows that a user may see are decided at the tables below (security_invoker), never by a condition in the view, which
--- a cheap function in the user's own condition could see through.
+-- a cheap function in the user's own condition could see through. Columns that monitors may not read are none of the tables'
+-- columns here, on which they would then need privileges, but looked up by the shown_… functions, for the rows shown.
 
 CREATE VIEW whisperer.webhook_events WITH (security_invoker = true) AS
 SELECT d.uuid,
        d.subscription_id,
        d.event_type,
-       s.target_url,
+       whisperer.shown_url(d.subscription_id) AS target_url,
        d.state,
        d.state = 'delivered' AS delivered,
        d.attempts AS retry_count,
-       whisperer.request_body(d.event_type, d.uuid, d.body, COALESCE(d.payload, e.payload)) AS request_payload,
+       whisperer.shown_body(d.state, d.uuid) AS request_payload,
        d.response_http_status,
-       d.response_content,
+       whisperer.shown_response(d.state, d.uuid) AS response_content,
        d.response_time,
        d.error,
        d.request_datetimes,
@@ -27,20 +28,18 @@ SELECT d.uuid,
        d.modified_date,
        whisperer.relation_of(d.relation_schema, d.relation_name) AS relation
 FROM (
-    SELECT uuid, subscription_id, event_type, 'pending'::text AS state, attempts, event_uuid, payload, body,
-           response_http_status, response_content, response_time, error, request_datetimes,
+    SELECT uuid, subscription_id, event_type, 'pending'::text AS state, attempts,
+           response_http_status, response_time, error, request_datetimes,
            COALESCE(due, not_before, modified_date) AS next_attempt_at,
            created_date, modified_date, relation_schema, relation_name
     FROM whisperer.delivery
     UNION ALL
-    SELECT uuid, subscription_id, event_type, state, attempts, event_uuid, payload, body,
-           response_http_status, response_content, response_time, error, request_datetimes,
+    SELECT uuid, subscription_id, event_type, state, attempts,
+           response_http_status, response_time, error, request_datetimes,
            NULL::timestamptz,
            created_date, modified_date, relation_schema, relation_name
     FROM whisperer.history
-) d
-LEFT JOIN whisperer.subscription s ON s.id = d.subscription_id
-LEFT JOIN whisperer.event e ON e.uuid = d.event_uuid;
+) d;
 
 COMMENT ON VIEW whisperer.webhook_events IS 'Deliveries, waiting and settled: one row each';
 
@@ -64,13 +63,13 @@ BEGIN
                 ('uuid', 'The delivery; in the request as webhook-id and as event.uuid'),
                 ('subscription_id', 'The subscription that it is for'),
                 ('event_type', 'The type of the event'),
-                ('target_url', 'Where the subscription sends now'),
+                ('target_url', 'Where the subscription sends now; to monitors, of others, only scheme and host'),
                 ('state', 'pending (also while waiting for a retry), delivered, failed or cancelled'),
                 ('delivered', 'Whether a receiver accepted it'),
                 ('retry_count', 'Attempts made'),
-                ('request_payload', 'The whole body of the request; NULL if the event failed before it had one'),
+                ('request_payload', 'The whole body of the request; NULL if the event failed before it had one, and to monitors, of others'),
                 ('response_http_status', 'Status of the last response; NULL if there was none'),
-                ('response_content', 'Body of the last response, up to whisperer.max_response_size'),
+                ('response_content', 'Body of the last response, up to whisperer.max_response_size; NULL to monitors, of others'),
                 ('response_time', 'How long the last attempt took'),
                 ('error', 'Why the last attempt, or the delivery, failed'),
                 ('request_datetimes', 'When the attempts were made, newest first'),

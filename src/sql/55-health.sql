@@ -3,7 +3,7 @@
 CREATE VIEW whisperer.subscription_health WITH (security_invoker = true) AS
 SELECT s.id AS subscription_id,
        s.event_type,
-       s.target_url,
+       whisperer.shown_url(s.id) AS target_url,
        s.is_active,
        waiting.pending,
        waiting.oldest_pending,
