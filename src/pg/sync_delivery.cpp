@@ -29,8 +29,6 @@ namespace {
 
 // Deliveries taken into memory by one query.
 constexpr int load_batch = 500;
-// Results recorded while others are still in flight.
-constexpr size_t record_batch = 200;
 // Connections that a session keeps open between calls.
 constexpr size_t kept_connections = 16;
 
@@ -184,14 +182,14 @@ void drive() {
             load_bodies();
             continue;
         }
-        // Nothing to wait for although something is unsent: a request could not be made.
-        if (box->in_flight() == 0 && box->result_count() == 0)
-            out_of_memory();
-        if (box->result_count() == 0)
+        if (box->in_flight() > 0)
             wait_for_something();
+        else if (box->result_count() == 0)
+            out_of_memory(); // something is unsent, and its request could not be made
         CHECK_FOR_INTERRUPTS();
         box->step(monotonic_micros(), to_wall(GetCurrentTimestamp()));
-        if (box->result_count() >= record_batch || (box->result_count() > 0 && box->in_flight() == 0))
+        size_t results = box->result_count();
+        if (results > 0 && (box->in_flight() == 0 || 2 * results >= (size_t)setting_max_in_flight))
             record();
     }
 }

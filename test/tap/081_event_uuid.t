@@ -103,6 +103,20 @@ sql(q{SELECT whisperer.deliver_event('{"n": 4}', 'ahead')});
 $node->poll_until('postgres', q{SELECT count(*) = 4 FROM whisperer.webhook_events WHERE event_type = 'ahead' AND delivered});
 is(scalar(grep { $_->{id} eq $mine } $receiver->requests(path => '/ahead')), 1, 'and the worker waits for its countdown');
 
+# ---- The same, and the worker's turn comes only after the commit: what it holds in memory is out of date then.
+$receiver->answer('/stale', {status => 200}, {hang => 'request'}, {status => 500}, {status => 200});
+delivery('/stale', qq{config => '{"max_in_flight": 1}', $hour});
+$node->poll_until('postgres', q{SELECT delivered FROM whisperer.webhook_events WHERE event_type = 'stale'});
+sql(q{SELECT whisperer.deliver_event(jsonb_build_object('n', n), 'stale') FROM generate_series(1, 3) n});
+$receiver->await('/stale', 2);
+%flying = map { $_->{id} => 1 } $receiver->requests(path => '/stale');
+my ($stale) = grep { !$flying{$_} } split /\n/, sql(q{SELECT uuid FROM whisperer.pending WHERE event_type = 'stale' ORDER BY uuid});
+sql("SELECT whisperer.deliver_event(NULL, 'stale', event_uuid => '$stale', _async => false)");
+is(state($stale), 'pending|1', 'sent by the session');
+$receiver->release('/stale');
+$node->poll_until('postgres', q{SELECT count(*) = 3 FROM whisperer.webhook_events WHERE event_type = 'stale' AND delivered});
+is(scalar(grep { $_->{id} eq $stale } $receiver->requests(path => '/stale')), 1, 'and not by the worker before its time');
+
 # ---- Rolled back: the worker sends it after all.
 $receiver->answer('/back', {status => 200}, {hang => 'request'}, {status => 200});
 delivery('/back', q{config => '{"max_in_flight": 1}'});
