@@ -1,0 +1,103 @@
+# A synchronous delivery gives way within a tenth of a second to a cancel, to a termination and to statement_timeout, also
+# while a name look-up hangs that nothing can interrupt.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use List::Util qw(min);
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use Whisperer::Node;
+use Whisperer::Receiver;
+
+# Of three tries the best counts: the machine may be busy with something else.
+use constant { TRIES => 3, LIMIT => 100 };
+
+# A look-up of hang.test takes two minutes.
+my $directory = PostgreSQL::Test::Utils::tempdir();
+append_to_file("$directory/hang.c", <<'C');
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <string.h>
+#include <unistd.h>
+
+int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **res)
+{
+	int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = dlsym(RTLD_NEXT, "getaddrinfo");
+	if (node != NULL && strcmp(node, "hang.test") == 0)
+		sleep(120);
+	return real(node, service, hints, res);
+}
+C
+system_or_bail('cc', '-shared', '-fPIC', '-o', "$directory/hang.so", "$directory/hang.c", '-ldl');
+
+my $receiver = Whisperer::Receiver->new;
+my $url = $receiver->url('/hang');
+$receiver->behave(path => '/hang', steps => [{hang => 'request'}]);
+
+my $node;
+{
+	local $ENV{LD_PRELOAD} = "$directory/hang.so";
+	$node = Whisperer::Node->started('main', settings => 'whisperer.request_timeout = 100');
+}
+$node->safe_psql('postgres', qq{
+	SELECT whisperer.register_event_type('receiver');
+	SELECT whisperer.subscribe('receiver', '$url');
+	SELECT whisperer.register_event_type('look-up');
+	SELECT whisperer.subscribe('look-up', 'http://hang.test/')});
+# Calls $1($2), and says after how many milliseconds that process is no longer at work.
+$node->safe_psql('postgres', q{CREATE FUNCTION interrupt(how text, victim int) RETURNS int LANGUAGE plpgsql AS $$
+	DECLARE began timestamptz := clock_timestamp();
+	BEGIN
+		EXECUTE format('SELECT %I($1)', how) USING victim;
+		LOOP
+			PERFORM pg_stat_clear_snapshot();
+			EXIT WHEN NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = victim AND state = 'active')
+				OR clock_timestamp() > began + interval '1 minute';
+			PERFORM pg_sleep(0.002);
+		END LOOP;
+		RETURN extract(epoch FROM clock_timestamp() - began) * 1000;
+	END $$});
+
+# In milliseconds, with a delivery of this type under way.
+sub interrupted_after
+{
+	my ($type, $how) = @_;
+	my $victim = $node->background_psql('postgres', on_error_stop => 0);
+	my $pid = $victim->query_safe('SELECT pg_backend_pid()');
+	$victim->query_until(qr/begun/, "\\echo begun\nSELECT whisperer.deliver_event('{}', '$type', _async => false);\n");
+	# It is at work, and waits for its sockets.
+	$node->poll_until('postgres', "SELECT state = 'active' AND wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = $pid");
+	my $took = $node->safe_psql('postgres', "SELECT interrupt('$how', $pid)");
+	$how eq 'pg_terminate_backend' ? $victim->{run}->finish : $victim->quit;
+	return $took;
+}
+
+for my $type ('receiver', 'look-up')
+{
+	for my $how ('pg_cancel_backend', 'pg_terminate_backend')
+	{
+		my @took = map { interrupted_after($type, $how) } 1 .. TRIES;
+		cmp_ok(min(@took), '<', LIMIT, "$how while a $type hangs (@took ms)");
+	}
+	my @took = map {
+		my ($rc, $out, $err) = $node->psql('postgres', qq{
+			\\set VERBOSITY sqlstate
+			SET statement_timeout = '200ms';
+			SELECT clock_timestamp() AS began \\gset
+			SELECT whisperer.deliver_event('{}', '$type', _async => false);
+			\\echo :SQLSTATE
+			SELECT (extract(epoch FROM clock_timestamp() - :'began'::timestamptz) * 1000)::int - 200}, on_error_stop => 0);
+		like($out, qr/^57014$/m, "statement_timeout while a $type hangs");
+		(split /\n/, $out)[-1];
+	} 1 .. TRIES;
+	cmp_ok(min(@took), '<', LIMIT, "in time (@took ms late)");
+}
+
+# Nothing stays behind: no row, no process at work, and the server stops while the look-ups still hang.
+is($node->safe_psql('postgres', 'SELECT count(*) FROM whisperer.webhook_events'), 0, 'no delivery');
+$node->stop('fast');
+done_testing();
