@@ -10,7 +10,7 @@ namespace {
 // A receiver's state is saved at most this often, unless it must not be lost.
 constexpr Micros state_interval = 1000 * 1000;
 
-template <typename T> void erase_from(std::deque<T> *list, const T &value) noexcept {
+template <typename List, typename T> void erase_from(List *list, const T &value) noexcept {
     list->erase(std::remove(list->begin(), list->end(), value), list->end());
 }
 
@@ -109,6 +109,14 @@ void Outbox::Impl::reset_reading(Subscription *subscription) noexcept {
     subscription->retry_uuid = Uuid{};
     subscription->next_due = INT64_MIN;
     subscription->reread_at = never;
+}
+
+// Nothing is sent any more; the shell is told to write it down.
+void Outbox::Impl::deactivate(Subscription *subscription) noexcept {
+    subscription->deactivate = true;
+    subscription->sendable = false;
+    drop_queue(subscription);
+    reset_reading(subscription);
 }
 
 void Outbox::Impl::note_state(Subscription *subscription, bool urgent) {
@@ -226,7 +234,7 @@ bool Outbox::next_changed_state(ReceiverState *state, bool *deactivate, Micros n
     for (size_t left = box.changed.size(); left > 0; left--) {
         Subscription *subscription = box.changed.front();
         if (!subscription->state_urgent && now != at_once && now - subscription->state_given < state_interval) {
-            std::rotate(box.changed.begin(), box.changed.begin() + 1, box.changed.end());
+            box.changed.splice(box.changed.end(), box.changed, box.changed.begin());
             continue;
         }
         box.changed.pop_front();
@@ -267,7 +275,8 @@ void Outbox::learn_elsewhere(const ReceiverState &state, bool deactivate) noexce
         return;
     subscription->consecutive_failures = state.consecutive_failures > 0 ? subscription->consecutive_failures + 1 : 0;
     subscription->last_status = state.last_status;
-    subscription->deactivate = subscription->deactivate || deactivate;
+    if (deactivate)
+        box.deactivate(subscription);
     bool longer = state.paused_until > subscription->paused_until;
     if (longer)
         subscription->paused_until = state.paused_until;
@@ -349,21 +358,35 @@ void Outbox::Impl::wake_postponed(WallMicros now) noexcept {
     postponed.erase(due, postponed.end());
 }
 
+void Outbox::Impl::end_postponement(Subscription *subscription) noexcept {
+    subscription->postponed--;
+    try {
+        make_ready(subscription);
+    } catch (const std::bad_alloc &) {
+        // It is made ready when something is read for it.
+    }
+}
+
 void Outbox::settle_results() noexcept {
     Impl &box = *impl_;
     size_t kept = 0;
     for (size_t i = 0; i < box.results.size(); i++) {
         Item *item = box.results[i];
         if (!item->is_recorded) {
-            if (item->postponed_until > 0)
+            if (item->postponed_until > 0) {
+                if (item->subscription != nullptr && !item->was_postponed)
+                    item->subscription->postponed++;
+                item->was_postponed = true;
                 box.postponed.push_back(item);
-            else
+            } else
                 box.results[kept++] = item;
             continue;
         }
         Subscription *subscription = item->subscription;
         if (subscription != nullptr && item->outcome == Outcome::retry)
             box.retry_written(subscription, item->due);
+        if (subscription != nullptr && item->was_postponed)
+            box.end_postponement(subscription);
         box.land(item);
         box.forget(item);
     }

@@ -183,9 +183,10 @@ class Outbox {
     // ok = false: the query failed or was not completed; nothing is taken as read.
     void finish_reads(bool ok) noexcept;
     // New rows that are to wait: the shell writes their not_before to due. Like next_changed_state().
-    bool next_adoption(Adoption *adoption) noexcept;
+    bool wants_adoptions(WallMicros now) const noexcept;
+    bool next_adoption(Adoption *adoption, WallMicros now) noexcept;
     void adopted(const Adoption &adoption) noexcept;
-    void adoption_failed(const Adoption &adoption) noexcept;
+    void adoption_failed(const Adoption &adoption, WallMicros again) noexcept; // its row is locked: none before `again`
     // A transaction that read failed after finish_reads(): everything is read again, what is in memory is recognised.
     void read_all_again() noexcept;
     // Large bodies are loaded just before they are sent.
@@ -217,8 +218,9 @@ class Outbox {
     void start(Micros now, WallMicros wall) noexcept;
     void step(Micros now, WallMicros wall) noexcept;
     size_t in_flight() const noexcept;
-    // How long may the shell wait? 0: not at all; -1: until something happens.
-    int timeout_ms(Micros now, WallMicros wall) noexcept;
+    // How long may the shell wait? 0: not at all; -1: until something happens. Not `sending`: start() is not going to be
+    // called, nor is anything read.
+    int timeout_ms(Micros now, WallMicros wall, bool sending = true) noexcept;
 
     // --- results
     size_t result_count() const noexcept; // waiting to be recorded, postponed ones left out

@@ -6,6 +6,7 @@
 #include "core/request_builder.hpp"
 
 #include <deque>
+#include <list>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -57,6 +58,7 @@ struct Item {
     Micros elapsed = 0;
     WallMicros due = 0;
     bool is_recorded = false;
+    bool was_postponed = false; // its row was found locked
     WallMicros postponed_until = 0;
 };
 
@@ -110,6 +112,7 @@ struct Subscription {
     // Sending.
     std::deque<Item *> queue;
     int in_flight = 0;
+    int postponed = 0; // results whose rows were found locked, and which are not recorded yet
     int window = 1; // a receiver nobody knows may hang: one slot is what it costs to find out
     Standing standing = Standing::unknown; // without regard to `stalled`
     bool stalled = false;
@@ -175,7 +178,7 @@ struct Outbox::Impl {
 
     std::deque<Subscription *> ready[standings]; // have something to send, as far as is known
     std::deque<Subscription *> hungry;           // may want to read
-    std::deque<Subscription *> changed;          // state to be saved
+    std::list<Subscription *> changed;           // state to be saved; a list, to be reordered without memory
     std::set<std::pair<WallMicros, Subscription *>> timers;
     std::unordered_set<Subscription *> flying; // with requests in flight
     int in_flight_by[standings] = {0, 0, 0};
@@ -186,12 +189,14 @@ struct Outbox::Impl {
 
     std::shared_ptr<const Snapshot> now_snapshot;
     std::vector<Subscription *> planning; // taken off `hungry` for the reads under way
+    size_t reached = 0;                   // as many of them are planned; the others come first next time
     std::vector<PlannedNew> planned_new;
     std::vector<size_t> planned_by_read; // index into planned_new
     std::vector<PlannedRetry> planned_retries;
     std::vector<Item *> just_read;
     std::vector<Adoption> adoptions_read; // of the reads under way
     std::deque<Adoption> adoptions;
+    WallMicros adoptions_again = 0; // one of them was locked: not before this
     std::deque<Uuid> bodies_wanted;
     std::unordered_set<Subscription *> recheck; // dirty while deliveries of theirs were unsent
 
@@ -207,8 +212,10 @@ struct Outbox::Impl {
     void drop_queue(Subscription *subscription) noexcept;
     void remember_crashes(const Item &item) noexcept;
     void reset_reading(Subscription *subscription) noexcept;
+    void deactivate(Subscription *subscription) noexcept;
     void note_state(Subscription *subscription, bool urgent);
     void add_result(Item *item);
+    void end_postponement(Subscription *subscription) noexcept;
     void wake_postponed(WallMicros now) noexcept;
 
     // outbox_reading.cpp
@@ -226,7 +233,7 @@ struct Outbox::Impl {
     void retry_written(Subscription *subscription, WallMicros due) noexcept;
 
     // outbox_sending.cpp
-    void make_ready(Subscription *subscription);
+    void make_ready(Subscription *subscription, bool first = false);
     bool may_send(const Subscription &subscription, WallMicros wall) const noexcept;
     bool has_slot(Standing standing) const noexcept;
     void set_standing(Subscription *subscription, Standing standing, bool stalled);

@@ -10,12 +10,18 @@ namespace {
 
 // Deliveries read ahead for a good receiver, in windows; read again when half of them are gone.
 constexpr int read_ahead = 4;
-// Payloads waiting in memory above which nothing is read ahead any more.
+// Memory taken by what waits above which nothing is read ahead any more; and above which a subscription that has nothing in
+// memory gets one delivery at a time.
 constexpr size_t read_ahead_bytes = 16 * 1024 * 1024;
+constexpr size_t most_queued_bytes = 64 * 1024 * 1024;
 // Ranges of transactions asked for at once for one subscription.
 constexpr size_t ranges_at_once = 8;
 // Subscriptions that one round of reading serves.
 constexpr size_t subscriptions_at_once = 128;
+// Rows that one round brings at most, new ones and retries each, and those of one subscription. (The more there may be, the
+// smaller are the bodies that the shell brings along.)
+constexpr int rows_at_once = 16384;
+constexpr int rows_of_one = 1024;
 
 bool position_in(const Subscription &subscription, const XidRange &range) noexcept {
     return subscription.position_xid >= range.lo && subscription.position_xid < range.hi;
@@ -28,12 +34,15 @@ bool position_in(const Subscription &subscription, const XidRange &range) noexce
 int Outbox::Impl::wanted_rows(const Subscription &subscription) const noexcept {
     int queued = static_cast<int>(subscription.queue.size());
     int want = subscription.window - subscription.in_flight;
-    if (subscription.effective() == Standing::good && queued_bytes < read_ahead_bytes) {
+    size_t memory = queued_bytes + items.size() * sizeof(Item);
+    if (memory >= most_queued_bytes)
+        want = std::min(want, 1);
+    else if (subscription.effective() == Standing::good && memory < read_ahead_bytes) {
         if (queued >= subscription.window * read_ahead / 2)
             return 0;
         want = subscription.window * read_ahead;
     }
-    return std::max(0, want - queued);
+    return std::clamp(want - queued, 0, rows_of_one);
 }
 
 bool Outbox::Impl::is_hungry(const Subscription &subscription, WallMicros now) const noexcept {
@@ -136,10 +145,12 @@ void Outbox::Impl::begin_planning() {
 size_t Outbox::plan_new(NewRead *reads, size_t capacity) noexcept {
     Impl &box = *impl_;
     size_t count = 0;
+    int rows = 0;
     try {
         box.begin_planning();
         std::vector<XidRange> ranges;
-        for (Subscription *subscription : box.planning) {
+        for (box.reached = 0; box.reached < box.planning.size(); box.reached++) {
+            Subscription *subscription = box.planning[box.reached];
             int limit = box.wanted_rows(*subscription);
             if (!subscription->unread || !subscription->sendable || limit == 0)
                 continue;
@@ -155,8 +166,9 @@ size_t Outbox::plan_new(NewRead *reads, size_t capacity) noexcept {
             });
             size_t left = static_cast<size_t>(ranges.end() - first);
             size_t take = std::min(left, ranges_at_once);
-            if (count + take > capacity)
+            if (count + take > capacity || rows + static_cast<int>(take) * limit > rows_at_once)
                 break;
+            rows += static_cast<int>(take) * limit;
             PlannedNew plan{subscription, {0, 0}, take == left, limit};
             for (size_t i = 0; i < take; i++, ++first) {
                 bool inside = position_in(*subscription, *first);
@@ -179,16 +191,21 @@ size_t Outbox::plan_new(NewRead *reads, size_t capacity) noexcept {
 size_t Outbox::plan_retries(RetryRead *reads, size_t capacity, WallMicros now) noexcept {
     Impl &box = *impl_;
     box.planned_at = now;
+    int rows = 0;
     try {
         box.begin_planning();
-        for (Subscription *subscription : box.planning) {
-            if (box.planned_retries.size() == capacity)
-                break;
+        for (size_t i = 0; i < box.planning.size(); i++) {
+            Subscription *subscription = box.planning[i];
             if (subscription->next_due > now || !subscription->sendable)
                 continue;
             int limit = box.wanted_rows(*subscription);
             if (limit == 0)
                 continue;
+            rows += limit;
+            if (box.planned_retries.size() == capacity || rows > rows_at_once) {
+                box.reached = std::min(box.reached, i);
+                break;
+            }
             PlannedRetry plan{};
             plan.subscription = subscription;
             plan.limit = limit + 1; // one more says when to look again
@@ -227,11 +244,14 @@ Item *Outbox::Impl::make_item(Subscription *subscription, const DeliveryRow &row
             item->suspect = item->crashes.alone > 0 || item->crashes.crashes > 1;
             crashed.erase(crash);
         }
-        if (item->suspect) {
-            suspect_queue.push_back(item.get());
-        } else
-            subscription->queue.push_back(item.get());
         just_read.push_back(item.get());
+        try {
+            auto &queue = item->suspect ? suspect_queue : subscription->queue;
+            queue.push_back(item.get());
+        } catch (...) {
+            just_read.pop_back();
+            throw;
+        }
         queued_bytes += item->payload.size();
         place->second = std::move(item);
     } catch (...) {
@@ -351,12 +371,14 @@ void Outbox::finish_reads(bool ok) noexcept {
             box.adoptions.insert(box.adoptions.end(), box.adoptions_read.begin(), box.adoptions_read.end());
         } else
             box.undo_reads();
+        std::rotate(box.planning.begin(), box.planning.begin() + static_cast<ptrdiff_t>(box.reached), box.planning.end());
         for (Subscription *subscription : box.planning)
             box.make_hungry(subscription);
     } catch (const std::bad_alloc &) {
         box.undo_reads();
     }
     box.planning.clear();
+    box.reached = 0;
     box.planned_new.clear();
     box.planned_by_read.clear();
     box.planned_retries.clear();
@@ -364,9 +386,13 @@ void Outbox::finish_reads(bool ok) noexcept {
     box.just_read.clear();
 }
 
-bool Outbox::next_adoption(Adoption *adoption) noexcept {
+bool Outbox::wants_adoptions(WallMicros now) const noexcept {
+    return !impl_->adoptions.empty() && impl_->adoptions_again <= now;
+}
+
+bool Outbox::next_adoption(Adoption *adoption, WallMicros now) noexcept {
     Impl &box = *impl_;
-    if (box.adoptions.empty())
+    if (!wants_adoptions(now))
         return false;
     *adoption = box.adoptions.front();
     box.adoptions.pop_front();
@@ -379,7 +405,8 @@ void Outbox::adopted(const Adoption &adoption) noexcept {
         impl_->retry_written(subscription, adoption.due);
 }
 
-void Outbox::adoption_failed(const Adoption &adoption) noexcept {
+void Outbox::adoption_failed(const Adoption &adoption, WallMicros again) noexcept {
+    impl_->adoptions_again = again;
     try {
         impl_->adoptions.push_back(adoption);
     } catch (const std::bad_alloc &) {
@@ -443,8 +470,16 @@ void Outbox::drop_unsent(const Uuid &uuid) noexcept {
     auto position = std::find(queue.begin(), queue.end(), item);
     if (position == queue.end())
         return; // in flight already
+    Subscription *subscription = item->subscription;
     queue.erase(position);
     box.forget(item);
+    try {
+        // What was behind it may have waited for its body only.
+        box.make_ready(subscription);
+        box.make_hungry(subscription);
+    } catch (const std::bad_alloc &) {
+        // The next look at the subscription does it.
+    }
 }
 
 } // namespace whisperer::core

@@ -18,7 +18,10 @@ constexpr int crash_limit = 3;
 // Suspects wait this long after the start, for the rest to be under way.
 constexpr Micros suspect_delay = 1000 * 1000;
 // Results whose rows are locked above which nothing new is sent: memory is bounded even if somebody locks the table's rows.
+// And those of one subscription, so that it does not come to that: whoever has thousands of its rows locked, by an open
+// unsubscribe() for instance, stops that subscription only.
 constexpr size_t unrecorded_limit = 4096;
+constexpr int unrecorded_of_one = 16;
 // Bytes of large bodies loaded at once while waiting to be sent.
 constexpr size_t bodies_at_once = 4;
 // What somebody else is sending is looked at again after this.
@@ -29,17 +32,25 @@ constexpr size_t callback_headers_limit = 16 * 1024;
 
 } // namespace
 
-void Outbox::Impl::make_ready(Subscription *subscription) {
-    size_t list = static_cast<size_t>(subscription->effective());
-    if (!subscription->queue.empty() && !subscription->in_ready[list]) {
-        ready[list].push_back(subscription);
-        subscription->in_ready[list] = true;
-    }
+// `first`: it is its turn, whether it was in the line or not.
+void Outbox::Impl::make_ready(Subscription *subscription, bool first) {
+    size_t number = static_cast<size_t>(subscription->effective());
+    std::deque<Subscription *> &list = ready[number];
+    if (subscription->queue.empty() || (subscription->in_ready[number] && !first))
+        return;
+    if (subscription->in_ready[number])
+        list.erase(std::find(list.begin(), list.end(), subscription));
+    subscription->in_ready[number] = false;
+    if (first)
+        list.push_front(subscription);
+    else
+        list.push_back(subscription);
+    subscription->in_ready[number] = true;
 }
 
 bool Outbox::Impl::may_send(const Subscription &subscription, WallMicros wall) const noexcept {
     return subscription.sendable && !subscription.queue.empty() && subscription.in_flight < subscription.window &&
-           subscription.paused_until <= wall && !subscription.token.asking;
+           subscription.postponed < unrecorded_of_one && subscription.paused_until <= wall && !subscription.token.asking;
 }
 
 bool Outbox::Impl::has_slot(Standing standing) const noexcept {
@@ -193,9 +204,14 @@ bool Outbox::Impl::start_one(Standing standing, Micros now, WallMicros wall) {
             continue; // it comes back when a slot is freed, its pause ends, or something is read
         Item *item = subscription->queue.front();
         if (item->body_missing) {
-            if (std::find(bodies_wanted.begin(), bodies_wanted.end(), item->uuid) == bodies_wanted.end())
-                bodies_wanted.push_back(item->uuid); // give_body() makes it ready again
-            continue;
+            if (std::find(bodies_wanted.begin(), bodies_wanted.end(), item->uuid) != bodies_wanted.end())
+                continue; // give_body() makes it ready again
+            if (bodies_wanted.size() < bodies_at_once) {
+                bodies_wanted.push_back(item->uuid);
+                continue;
+            }
+            make_ready(subscription, true);
+            return false; // in the next turn, which comes at once
         }
         Launch result = launch(item, now, wall);
         if (result != Launch::failed)
@@ -251,7 +267,7 @@ void Outbox::give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcep
         item->whole_body = whole_body;
         item->body_missing = false;
         box.queued_bytes += item->payload.size();
-        box.make_ready(item->subscription);
+        box.make_ready(item->subscription, true); // before the next bodies are loaded
     } catch (const std::bad_alloc &) {
         // Still missing: it is asked for again.
     }
@@ -280,12 +296,8 @@ void Outbox::Impl::learn(Subscription *subscription, const Item &item, const Htt
     if (pause > 0)
         subscription->paused_until =
             std::max(subscription->paused_until, wall + static_cast<WallMicros>(pause * micros_per_second));
-    if (item.outcome == Outcome::gone) {
-        subscription->deactivate = true;
-        subscription->sendable = false;
-        drop_queue(subscription);
-        reset_reading(subscription);
-    }
+    if (item.outcome == Outcome::gone)
+        deactivate(subscription);
     set_standing(subscription, delivered ? Standing::good : Standing::bad, false);
     if (changed)
         note_state(subscription, pause > 0 || item.outcome == Outcome::gone);
@@ -387,23 +399,25 @@ size_t Outbox::in_flight() const noexcept {
     return impl_->engine->in_flight();
 }
 
-int Outbox::timeout_ms(Micros now, WallMicros wall) noexcept {
+int Outbox::timeout_ms(Micros now, WallMicros wall, bool sending) noexcept {
     Impl &box = *impl_;
-    if (!box.bodies_wanted.empty())
-        return 0;
     int64_t wait = box.engine->timeout_ms(now);
-    if (!box.timers.empty()) {
-        int64_t until = std::max<int64_t>(0, (box.timers.begin()->first - wall + 999) / 1000);
-        wait = wait < 0 ? until : std::min(wait, until);
-    }
-    for (const Item *item : box.postponed) {
-        int64_t until = std::max<int64_t>(0, (item->postponed_until - wall + 999) / 1000);
-        wait = wait < 0 ? until : std::min(wait, until);
-    }
-    if (!box.suspect_queue.empty() && box.suspects_in_flight == 0)
-        wait = wait < 0 ? 250 : std::min<int64_t>(wait, 250);
+    auto at_most = [&wait](int64_t limit) { wait = wait < 0 ? limit : std::min(wait, limit); };
+    auto until = [&](WallMicros time) { at_most(std::max<int64_t>(0, (time - wall + 999) / 1000)); };
+    for (const Item *item : box.postponed)
+        until(item->postponed_until);
     if (box.engine->in_flight() > 0)
-        wait = wait < 0 ? 250 : std::min<int64_t>(wait, 250);
+        at_most(250);
+    if (sending) {
+        if (!box.bodies_wanted.empty())
+            at_most(0);
+        if (!box.timers.empty())
+            until(box.timers.begin()->first);
+        if (!box.adoptions.empty())
+            until(box.adoptions_again);
+        if (!box.suspect_queue.empty() && box.suspects_in_flight == 0)
+            at_most(250);
+    }
     return static_cast<int>(std::min<int64_t>(wait, INT32_MAX));
 }
 

@@ -61,7 +61,7 @@ struct Loop {
     int64 try_again_at; // after an ERROR
     int64 backoff;
     int told_error; // SQLSTATE already said
-    bool was_enabled;
+    bool finishing; // nothing new is started any more
 };
 Loop loop;
 
@@ -183,7 +183,9 @@ void record(DeliveryWorker *worker, int64 now) {
 
 void load_work(DeliveryWorker *worker) {
     bool was_held = worker->held;
-    worker->reload_wanted = !load_subscriptions(worker);
+    worker->reload_wanted = false; // first: roles may change while it loads
+    if (!load_subscriptions(worker))
+        worker->reload_wanted = true;
     if (worker->self->shard != 0 || worker->held || !setting_enabled || !(worker->announce_jobs || was_held))
         return;
     jobs_announce();
@@ -191,6 +193,9 @@ void load_work(DeliveryWorker *worker) {
 }
 
 void read_work(DeliveryWorker *worker) {
+    // At the transaction's start it may have turned out that roles have changed, and an owner may be gone.
+    if (worker->reload_wanted)
+        load_work(worker);
     drop_cancelled(worker);
     read_queue(worker);
     read_bodies(worker->box);
@@ -245,13 +250,14 @@ bool saves_statistics(const DeliveryWorker *worker) {
 }
 
 bool may_send(const DeliveryWorker *worker) {
-    return setting_enabled && !worker->held;
+    return setting_enabled && !worker->held && !loop.finishing;
 }
 
 // Is there anything to read?
 bool wants_tables(DeliveryWorker *worker) {
     core::Outbox *box = worker->box;
-    return box->wants_read(to_wall(GetCurrentTimestamp())) || box->wants_bodies() || box->has_unsent_to_check();
+    core::WallMicros now = to_wall(GetCurrentTimestamp());
+    return box->wants_read(now) || box->wants_bodies() || box->has_unsent_to_check() || box->wants_adoptions(now);
 }
 
 void work_on_tables(DeliveryWorker *worker, int64 now) {
@@ -309,9 +315,10 @@ long time_to_wait(DeliveryWorker *worker, int64 now) {
     if (now < loop.try_again_at)
         until = Max(until == loop.scan_at ? loop.try_again_at : until, loop.try_again_at);
     long wait = until <= now ? 0 : (long)((until - now + 999) / 1000);
-    if (may_send(worker) && now >= loop.try_again_at && wants_tables(worker))
+    bool sending = may_send(worker) && now >= loop.try_again_at;
+    if (sending && wants_tables(worker))
         return 0;
-    int timeout = worker->box->timeout_ms(now, to_wall(GetCurrentTimestamp()));
+    int timeout = worker->box->timeout_ms(now, to_wall(GetCurrentTimestamp()), sending);
     if (timeout >= 0)
         wait = Min(wait, (long)timeout);
     return wait;
@@ -331,7 +338,7 @@ void wait_for_something(DeliveryWorker *worker) {
     }
 }
 
-void turn(DeliveryWorker *worker, bool sending) {
+void turn(DeliveryWorker *worker) {
     wait_for_something(worker);
     CHECK_FOR_INTERRUPTS();
     take_settings(worker);
@@ -339,7 +346,7 @@ void turn(DeliveryWorker *worker, bool sending) {
     worker->box->step(monotonic_micros(), to_wall(GetCurrentTimestamp()));
     work_on_tables(worker, monotonic_micros());
     // Last, so that nothing that ends a request comes between this and the wait; the engine's timer is due at once then.
-    if (sending && may_send(worker))
+    if (may_send(worker))
         worker->box->start(monotonic_micros(), to_wall(GetCurrentTimestamp()));
     tell_state(worker);
     MemoryContextReset(CurrentMemoryContext);
@@ -347,6 +354,7 @@ void turn(DeliveryWorker *worker, bool sending) {
 
 // Nothing new is started; what is in flight may end until the patience does; results are recorded.
 void finish(DeliveryWorker *worker) {
+    loop.finishing = true;
     int64 patience = shutdown_patience;
     StopReason reason = worker_stop_reason(worker->self);
     if (reason == STOP_BARRED)
@@ -356,7 +364,7 @@ void finish(DeliveryWorker *worker) {
     int64 deadline = monotonic_micros() + patience;
     while (worker->box->in_flight() > 0 && monotonic_micros() < deadline &&
            worker_stop_reason(worker->self) != STOP_BARRED)
-        turn(worker, false);
+        turn(worker);
     for (size_t left = worker->box->result_count(); left > 0;) {
         record(worker, monotonic_micros());
         size_t now_left = worker->box->result_count();
@@ -395,7 +403,7 @@ WHISPERER_EXPORT void whisperer_delivery_main(Datum main_arg) {
     while (!in_transaction(worker, start_work) && !worker_must_stop(worker->self))
         wait_for_something(worker);
     while (!worker_must_stop(worker->self))
-        turn(worker, true);
+        turn(worker);
     finish(worker);
     proc_exit(0);
 }

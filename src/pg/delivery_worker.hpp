@@ -41,8 +41,8 @@ bool load_subscriptions(DeliveryWorker *worker);
 // Cancels what is left for subscriptions that have ended. For the safety scan.
 void cancel_stragglers();
 
-// queue_reader.cpp: one round of reading. True if there may be more to read.
-bool read_queue(DeliveryWorker *worker);
+// queue_reader.cpp: one round of reading.
+void read_queue(DeliveryWorker *worker);
 // Bodies too large to be read ahead, for what is to be sent now; deliveries that were cancelled leave the outbox.
 void read_bodies(core::Outbox *box);
 void drop_cancelled(DeliveryWorker *worker);

@@ -22,13 +22,15 @@ namespace {
 constexpr size_t reads_at_once = 512;
 constexpr size_t unsent_at_once = 4096;
 constexpr int adoptions_at_once = 100;
+// A row that somebody else has locked is tried again after this.
+constexpr core::WallMicros locked_again = 200 * 1000;
 
 // Both statements give: number of the read, uuid, xid, due, not_before, attempts, event type, content, whether that is the
-// whole body, and whether it was too large to be given.
-#define DELIVERY_COLUMNS                                                                                               \
+// whole body, and whether it was too large to be given: `limit` is the parameter that says so.
+#define DELIVERY_COLUMNS(limit)                                                                                        \
     "d.uuid, d.xid, d.due, d.not_before, d.attempts, d.event_type,"                                                   \
-    " CASE WHEN pg_catalog.octet_length(c.content) <= 65536 THEN c.content END,"                                       \
-    " d.body IS NOT NULL, COALESCE(pg_catalog.octet_length(c.content) > 65536, true)"
+    " CASE WHEN pg_catalog.octet_length(c.content) <= " limit " THEN c.content END,"                                  \
+    " d.body IS NOT NULL, COALESCE(pg_catalog.octet_length(c.content) > " limit ", true)"
 #define DELIVERY_CONTENT                                                                                               \
     " LEFT JOIN whisperer.event e ON e.uuid = d.event_uuid"                                                           \
     " CROSS JOIN LATERAL (SELECT COALESCE(d.body, d.payload, e.payload) AS content) c"
@@ -47,23 +49,23 @@ enum Column {
 };
 
 Statement new_statement = {
-    "SELECT r.i, " DELIVERY_COLUMNS
+    "SELECT r.i, " DELIVERY_COLUMNS("$6")
     " FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY AS r (subscription, lo, hi, after, lim, i)"
     " CROSS JOIN LATERAL (SELECT * FROM whisperer.delivery d WHERE d.subscription_id = r.subscription AND d.due IS NULL"
     "  AND (d.xid, d.uuid) > (r.lo, r.after) AND d.xid < r.hi ORDER BY d.xid, d.uuid LIMIT r.lim) d" DELIVERY_CONTENT
     " ORDER BY r.i, d.xid, d.uuid",
-    5,
-    {INT8ARRAYOID, XID8ARRAYOID, XID8ARRAYOID, UUIDARRAYOID, INT4ARRAYOID},
+    6,
+    {INT8ARRAYOID, XID8ARRAYOID, XID8ARRAYOID, UUIDARRAYOID, INT4ARRAYOID, INT4OID},
     nullptr};
 
 Statement retry_statement = {
-    "SELECT r.i, " DELIVERY_COLUMNS
+    "SELECT r.i, " DELIVERY_COLUMNS("$5")
     " FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS r (subscription, due, after, lim, i)"
     " CROSS JOIN LATERAL (SELECT * FROM whisperer.delivery d WHERE d.subscription_id = r.subscription AND d.due IS NOT NULL"
     "  AND (d.due, d.uuid) > (r.due, r.after) ORDER BY d.due, d.uuid LIMIT r.lim) d" DELIVERY_CONTENT
     " ORDER BY r.i, d.due, d.uuid",
-    4,
-    {INT8ARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID, INT4ARRAYOID},
+    5,
+    {INT8ARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID, INT4ARRAYOID, INT4OID},
     nullptr};
 
 Statement adopt_statement = {
@@ -148,24 +150,34 @@ size_t read_index(uint64 row) {
     return (size_t)DatumGetInt64(spi_value(row, COLUMN_READ, &is_null)) - 1;
 }
 
-bool read_new(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
+// Bodies up to this size come with the rows; larger ones just before they are sent. The more rows there may be, the smaller:
+// what one round takes of memory is bounded.
+constexpr int64 content_at_once = 64 * 1024 * 1024;
+constexpr int64 largest_content = 64 * 1024;
+Datum content_limit(int64 rows) {
+    return Int32GetDatum((int32)Min(largest_content, content_at_once / Max(rows, (int64)1)));
+}
+
+void read_new(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
     core::NewRead *reads = (core::NewRead *)palloc(sizeof(core::NewRead) * reads_at_once);
     size_t count = worker->box->plan_new(reads, reads_at_once);
     if (count == 0)
-        return false;
+        return;
     Datum *columns = (Datum *)palloc(sizeof(Datum) * count * 5);
     Datum *subscriptions = columns, *lows = columns + count, *highs = columns + 2 * count, *afters = columns + 3 * count,
           *limits = columns + 4 * count;
+    int64 most = 0;
     for (size_t i = 0; i < count; i++) {
         subscriptions[i] = Int64GetDatum(reads[i].subscription);
         lows[i] = UInt64GetDatum(reads[i].lo);
         highs[i] = UInt64GetDatum(reads[i].hi);
         afters[i] = uuid_datum(&reads[i].after);
         limits[i] = Int32GetDatum(reads[i].limit);
+        most += reads[i].limit;
     }
-    Datum arguments[5] = {array_of(subscriptions, count, INT8OID), array_of(lows, count, XID8OID),
+    Datum arguments[6] = {array_of(subscriptions, count, INT8OID), array_of(lows, count, XID8OID),
                           array_of(highs, count, XID8OID), array_of(afters, count, UUIDOID),
-                          array_of(limits, count, INT4OID)};
+                          array_of(limits, count, INT4OID), content_limit(most)};
     uint64 rows = internal_execute(&new_statement, arguments);
     uint64 *xids = (uint64 *)palloc(sizeof(uint64) * Max(rows, (uint64)1));
     for (uint64 i = 0; i < rows && *ok; i++) {
@@ -175,56 +187,62 @@ bool read_new(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
     }
     if (*ok)
         flush_commits(xids, rows);
-    return true;
 }
 
-bool read_retries(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
+void read_retries(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
     core::RetryRead *reads = (core::RetryRead *)palloc(sizeof(core::RetryRead) * reads_at_once);
     size_t count = worker->box->plan_retries(reads, reads_at_once, now);
     if (count == 0)
-        return false;
+        return;
     Datum *columns = (Datum *)palloc(sizeof(Datum) * count * 4);
     Datum *subscriptions = columns, *dues = columns + count, *afters = columns + 2 * count, *limits = columns + 3 * count;
+    int64 most = 0;
     for (size_t i = 0; i < count; i++) {
         subscriptions[i] = Int64GetDatum(reads[i].subscription);
         dues[i] = TimestampTzGetDatum(to_timestamp(reads[i].due));
         afters[i] = uuid_datum(&reads[i].after);
         limits[i] = Int32GetDatum(reads[i].limit);
+        most += reads[i].limit;
     }
-    Datum arguments[4] = {array_of(subscriptions, count, INT8OID), array_of(dues, count, TIMESTAMPTZOID),
-                          array_of(afters, count, UUIDOID), array_of(limits, count, INT4OID)};
+    Datum arguments[5] = {array_of(subscriptions, count, INT8OID), array_of(dues, count, TIMESTAMPTZOID),
+                          array_of(afters, count, UUIDOID), array_of(limits, count, INT4OID), content_limit(most)};
     uint64 rows = internal_execute(&retry_statement, arguments);
     for (uint64 i = 0; i < rows && *ok; i++)
         *ok = worker->box->add_retry(read_index(i), row_of(i), now);
-    return true;
+}
+
+[[noreturn]] void out_of_memory() {
+    ereport(ERROR, errcode(ERRCODE_OUT_OF_MEMORY), errmsg("whisperer could not read what is to be sent"));
+    pg_unreachable();
 }
 
 // Rows that a session wrote to be sent later get their due time from the worker, which alone may set it.
-void adopt(DeliveryWorker *worker) {
+void adopt(DeliveryWorker *worker, core::WallMicros now) {
     core::Adoption adoption;
-    for (int i = 0; i < adoptions_at_once && worker->box->next_adoption(&adoption); i++) {
+    for (int i = 0; i < adoptions_at_once && worker->box->next_adoption(&adoption, now); i++) {
         Datum arguments[2] = {uuid_datum(&adoption.uuid), TimestampTzGetDatum(to_timestamp(adoption.due))};
         if (internal_execute(&adopt_statement, arguments) > 0)
             worker->box->adopted(adoption);
         else if (internal_execute(&locked_statement, arguments) > 0)
-            worker->box->adoption_failed(adoption); // somebody holds the row: next time
+            worker->box->adoption_failed(adoption, now + locked_again);
     }
 }
 
 } // namespace
 
-bool read_queue(DeliveryWorker *worker) {
+void read_queue(DeliveryWorker *worker) {
     core::WallMicros now = to_wall(GetCurrentTimestamp());
     SnapshotXids snapshot = current_snapshot_xids();
     if (!worker->box->set_snapshot(snapshot.xmin, snapshot.xmax, snapshot.running, snapshot.count))
-        return false;
+        out_of_memory();
     bool ok = true;
-    bool read = read_new(worker, now, &ok);
+    read_new(worker, now, &ok);
     if (ok)
-        read = read_retries(worker, now, &ok) || read;
-    worker->box->finish_reads(ok);
-    adopt(worker);
-    return ok && read;
+        read_retries(worker, now, &ok);
+    if (!ok)
+        out_of_memory();
+    worker->box->finish_reads(true);
+    adopt(worker, now);
 }
 
 void read_bodies(core::Outbox *box) {

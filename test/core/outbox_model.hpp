@@ -74,6 +74,7 @@ class Model {
 
     Uuid insert(Xid xid, int64_t subscription) {
         Row row{make_uuid7(wall(), generator()), subscription, xid};
+        row.too_large = table_too_large;
         written[xid].push_back(row);
         return row.uuid;
     }
@@ -129,15 +130,20 @@ class Model {
     size_t committed = 0;
     size_t most_in_memory = 0;
     bool reads_fail = false;
+    bool table_too_large = false; // all bodies are loaded just before they are sent
+    Uuid body_gone{};             // a delivery that disappears before its body is loaded
     int alone = 0, most_alone = 0; // suspects in flight
     std::map<int, bool> flights;
 
-  private:
     static Micros mono() {
         return std::chrono::duration_cast<std::chrono::microseconds>(
                    std::chrono::steady_clock::now().time_since_epoch())
             .count();
     }
+    std::vector<Xid> running_xids() const { return {running.begin(), running.end()}; }
+    Xid next() const { return next_xid; }
+
+  private:
     static WallMicros wall() { return mono(); }
 
     static int took_off(void *context, const Uuid &uuid, int64_t, bool alone, const CrashCount &) {
@@ -229,14 +235,19 @@ class Model {
         }
         box->finish_reads(ok);
         Adoption adoption;
-        while (box->next_adoption(&adoption)) {
+        while (box->next_adoption(&adoption, wall())) {
             table[adoption.uuid].due = adoption.due;
             table[adoption.uuid].not_before = 0;
             box->adopted(adoption);
         }
         Uuid wanted;
-        while (box->wanted_body(&wanted))
-            box->give_body(wanted, slice("{\"large\": true}"), false);
+        while (box->wanted_body(&wanted)) {
+            if (wanted == body_gone) {
+                table.erase(wanted);
+                box->body_gone(wanted);
+            } else
+                box->give_body(wanted, slice("{\"large\": true}"), false);
+        }
     }
 
     Xid next_xid = 100;
