@@ -6,6 +6,7 @@
 #include "pg/job_calls.hpp"
 #include "pg/job_queue.hpp"
 #include "pg/user_function.hpp"
+#include "pg/view_functions.hpp"
 
 extern "C" {
 #include "catalog/pg_type.h"
@@ -27,7 +28,7 @@ Statement take_statement = {
     "WITH j AS (DELETE FROM whisperer.job j WHERE " JOB_KEY_MATCHES " RETURNING j.*)"
     " SELECT s.callback, s.owner_oid, s.owner_name, s.owner_system, s.owner_dropped, d.event_type,"
     " COALESCE(COALESCE(d.payload, e.payload)::pg_catalog.jsonb, d.body::pg_catalog.jsonb -> 'payload'),"
-    " whisperer.request_body(d.event_type, j.uuid, d.body, COALESCE(d.payload, e.payload)),"
+    " COALESCE(d.payload, e.payload), d.body,"
     " j.delivered, j.status, j.headers, j.content, j.error, j.elapsed"
     " FROM j JOIN whisperer.subscription s ON s.id = j.subscription_id"
     " LEFT JOIN LATERAL (SELECT event_type, event_uuid, payload, body FROM whisperer.delivery WHERE uuid = j.uuid"
@@ -46,6 +47,7 @@ enum Column {
     EVENT_TYPE,
     INSTANCE,
     PAYLOAD,
+    BODY,
     DELIVERED,
     STATUS,
     HEADERS,
@@ -192,12 +194,16 @@ void callback_run(const JobKey &job, JobCall *call) {
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
                 errmsg("the role of the subscription's owner, \"%s\", is gone", text_column(OWNER_NAME)));
     NullableDatum arguments[4];
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 2; i++)
         arguments[i + 1].value = spi_value(0, EVENT_TYPE + i, &arguments[i + 1].isnull);
-    if (arguments[1].isnull)
+    const char *payload = text_column(PAYLOAD), *body = text_column(BODY);
+    if (arguments[1].isnull || (payload == nullptr && body == nullptr))
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
                 errmsg("the delivery was pruned before its callback was called"));
+    pg_uuid_t uuid;
+    memcpy(uuid.data, job.uuid, UUID_LEN);
     arguments[0] = {JsonbPGetDatum(response_of(job)), false};
+    arguments[3] = {request_body(text_column(EVENT_TYPE), &uuid, body, payload), false};
     call->made = true;
     bool is_null;
     (void)user_function_call({"callback", call->function, owner}, arguments, 4, &is_null);

@@ -72,14 +72,14 @@ is(sql('SELECT callbacks, callback_errors FROM whisperer.statistics'), '3|0', 's
 $node->safe_psql('postgres', q{
 	CREATE FUNCTION app.raises(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
 		$$ BEGIN INSERT INTO app.called (role) VALUES ('from raises'); RAISE EXCEPTION 'no thanks'; END $$;
-	CREATE FUNCTION app.sleeps(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(600)';
+	CREATE FUNCTION app.sleeps(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(600)'; -- tested: sleeps
 	CREATE FUNCTION app.loops(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
 		$$ BEGIN LOOP END LOOP; END $$;
 	CREATE FUNCTION app.swallows(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
-		$$ BEGIN LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$;
+		$$ BEGIN LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$; -- tested: sleeps
 	CREATE FUNCTION app.late(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
 		$$ BEGIN INSERT INTO app.called (role) VALUES ('from late');
-		   BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END $$;
+		   BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END $$; -- tested: sleeps
 	CREATE FUNCTION app.locks(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS
 		'SELECT pg_advisory_lock(4711); INSERT INTO app.called (role) VALUES (''from locks'')';
 	CREATE FUNCTION app.dropped(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'SELECT 1';
@@ -167,7 +167,7 @@ pass('its session-level advisory lock does not outlive the call');
 {
 	sql(q{CREATE TABLE app.gate (open boolean); INSERT INTO app.gate VALUES (false); GRANT SELECT ON app.gate TO PUBLIC});
 	sql(q{CREATE FUNCTION app.gated(response jsonb, text, instance jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
-		$$ BEGIN WHILE NOT (SELECT open FROM app.gate) LOOP PERFORM pg_sleep(0.02); END LOOP;
+		$$ BEGIN WHILE NOT (SELECT open FROM app.gate) LOOP PERFORM pg_sleep(0.02); END LOOP; -- tested: sleeps
 		   INSERT INTO app.called (role, instance) VALUES ('gated', instance); END $$});
 	subscribe('alice', 'gated', '/gated', 'app.gated');
 	sql(q{SELECT whisperer.deliver_event(jsonb_build_object('n', n), 'gated') FROM generate_series(1, 5) n});
@@ -186,7 +186,7 @@ pass('its session-level advisory lock does not outlive the call');
 	$node->create_whisperer('other');
 	$node->safe_psql('other', q{
 		CREATE FUNCTION public.swallows(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
-			$$ BEGIN LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$;
+			$$ BEGIN LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$; -- tested: sleeps
 		SELECT whisperer.register_event_type('other')});
 	$node->safe_psql('other', "SELECT whisperer.subscribe('other', '" . $receiver->url('/other') . "', callback => 'swallows')");
 	$node->safe_psql('other', q{SELECT whisperer.deliver_event('{}'::jsonb, 'other')});
@@ -194,6 +194,45 @@ pass('its session-level advisory lock does not outlive the call');
 	my $start = time();
 	sql('DROP DATABASE other');
 	cmp_ok(time() - $start, '<', 10, 'a callback that swallows its cancellation does not keep a database from being dropped');
+}
+
+# A call that no process survives is not made for ever. It does not take the others of its owner with it.
+{
+	sql('UPDATE app.gate SET open = false');
+	subscribe('alice', 'fatal', '/fatal', 'app.gated');
+	my $id = subscribe('alice', 'bystander', '/bystander', 'app.note');
+	my $uuid = deliver('fatal', '{"n": 6}');
+	$node->wait_settled;
+	for my $crash (1 .. 3)
+	{
+		$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'}, '1');
+		deliver('bystander', '{}') if $crash == 1;
+		$node->wait_settled;
+		$node->crash_and_start;
+	}
+	$node->poll_until('postgres', "SELECT string_agg(error, ';') FROM whisperer.function_failures WHERE uuid = '$uuid'",
+		'given up: no process that tried the call survived it, several times');
+	called(1, "event_type = 'bystander'");
+	is(sql("SELECT state FROM whisperer.webhook_events WHERE uuid = '$uuid'"), 'delivered', 'a callback that no process survives is given up; its delivery and other callbacks are not concerned');
+}
+
+# Nothing is called while whisperer is disabled, nothing is lost.
+{
+	sql(q{INSERT INTO app.gate VALUES (true); DELETE FROM app.gate WHERE NOT open; UPDATE app.gate SET open = false});
+	my $before = sql(q{SELECT count(*) FROM app.called WHERE role = 'gated'});
+	deliver('gated', '{"n": 7}');
+	$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'}, '1');
+	my $pid = sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'});
+	sql(q{ALTER SYSTEM SET whisperer.enabled = off});
+	sql('SELECT pg_reload_conf()');
+	sql("SELECT pg_terminate_backend($pid)");
+	$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.workers WHERE kind = 'callback'}, '0');
+	is(sql('SELECT count(*) FROM whisperer.job'), '1', 'disabled: the call waits');
+	sql('UPDATE app.gate SET open = true');
+	sql(q{ALTER SYSTEM RESET whisperer.enabled});
+	sql('SELECT pg_reload_conf()');
+	called($before + 1, "role = 'gated'");
+	pass('enabled: it is made');
 }
 
 # Processes that have nothing to do leave.

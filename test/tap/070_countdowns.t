@@ -103,8 +103,8 @@ my %wrong = (
 	nothing => [ q{BEGIN RETURN NULL; END}, '22023', qr/returned NULL for 1 attempts/ ],
 	negative => [ q{BEGIN RETURN -1; END}, '22023', qr/returned -1 for 1 attempts/ ],
 	nan => [ q{BEGIN RETURN 'NaN'; END}, '22023', qr/returned nan for 1 attempts/i ],
-	slow => [ q{BEGIN PERFORM pg_sleep(600); RETURN 1; END}, '57014', qr/^took longer than a second$/ ],
-	swallows => [ q{BEGIN LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END}, '57014', qr/process was ended$/ ],
+	slow => [ q{BEGIN PERFORM pg_sleep(600); RETURN 1; END}, '57014', qr/^took longer than a second$/ ], # tested: sleeps
+	swallows => [ q{BEGIN LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END}, '57014', qr/process was ended$/ ], # tested: sleeps
 	gone => [ q{BEGIN RETURN 1; END}, '42883', qr/does not exist/ ]);
 my %uuid;
 for my $name (sort keys %wrong)
