@@ -67,9 +67,9 @@ void describe(BackgroundWorker *worker, const Entry *entry, const SlotRequest &r
     }
 }
 
-bool nobody_waits(const Entries *entries, WorkerKind kind) {
+bool nobody_waits(const Entries *entries) {
     for (int i = 0; i < entries->count; i++)
-        if (OidIsValid(entries->list[i].database) && entries->list[i].no_slot == kind)
+        if (OidIsValid(entries->list[i].database) && entries->list[i].no_slot != WorkerKind::none)
             return false;
     return true;
 }
@@ -89,9 +89,9 @@ const char *consequence(WorkerKind kind) {
     }
 }
 
-// Once for each kind of process, until all that wait for one have it.
+// Once, until all that wait for a slot have one.
 void say_no_slot(const Entries *entries, const Entry *entry, WorkerKind kind) {
-    if (!nobody_waits(entries, kind))
+    if (!nobody_waits(entries))
         return;
     ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
                       errmsg("whisperer has no background worker slot for database \"%s\"", entry->name),
