@@ -112,6 +112,18 @@ sql(q{SELECT whisperer.deliver_event('{}', 'limit', _async => false)});
 like(sql(q{SELECT error FROM whisperer.failed WHERE event_type = 'limit'}), qr/^no response within 0.3 s/, 'the time-out holds');
 $receiver->release('/limit');
 
+# ---- Callbacks are called after the commit, and only then.
+my $heard = $receiver->url('/heard');
+sql(qq{CREATE TABLE heard (n text, attempt int, status int);
+	CREATE FUNCTION hear(response jsonb, event_type text, instance jsonb, payload jsonb) RETURNS void LANGUAGE sql AS
+		'INSERT INTO public.heard SELECT instance ->> ''n'', (response ->> ''attempt'')::int, (response ->> ''status'')::int';
+	SELECT whisperer.register_event_type('heard');
+	SELECT whisperer.subscribe('heard', '$heard', callback => 'public.hear')});
+sql(q{BEGIN; SELECT whisperer.deliver_event('{"n": 1}', 'heard', _async => false); ROLLBACK;
+	SELECT whisperer.deliver_event('{"n": 2}', 'heard', _async => false)});
+$node->poll_until('postgres', q{SELECT string_agg(heard::text, ' ') = '(2,1,200)' FROM heard});
+pass('a callback');
+
 # ---- 410 and Retry-After.
 my $gone = subscribe('gone', '/gone');
 $receiver->answer('/gone', {status => 410});

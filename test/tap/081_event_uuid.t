@@ -144,6 +144,21 @@ is(sqlstate("BEGIN READ ONLY; SELECT whisperer.deliver_event(NULL, 'ahead', even
 sql(q{SELECT whisperer.update_subscription(id, '{"is_active": false}') FROM whisperer.subscriptions WHERE event_type = 'ahead'});
 is(sqlstate("SELECT whisperer.deliver_event(NULL, 'ahead', event_uuid => '$mine', _async => false)"), '55000', 'a paused subscription');
 
+# Somebody else's answers as an unknown one; one's own does not, and needs no superuser.
+sql(q{CREATE ROLE other; SELECT whisperer.grant_access('other', 'subscribe')});
+for my $async ('true', 'false')
+{
+	is(sqlstate("SET ROLE other; SELECT whisperer.deliver_event(NULL, 'now', event_uuid => '$now', _async => $async)"),
+		'WH003', "somebody else's, _async => $async");
+}
+$receiver->answer('/own', {status => 500}, {status => 200});
+my $own = $receiver->url('/own');
+sql(qq{SELECT whisperer.register_event_type('own'); SET ROLE other; SELECT whisperer.subscribe('own', '$own', $once)});
+my $of_other = sql(q{SET ROLE other; SELECT (whisperer.deliver_event('{}', 'own', _async => false))[1]});
+is(state($of_other), 'failed|1', 'a synchronous delivery by a role with no more than the grant');
+sql("SET ROLE other; SELECT whisperer.deliver_event(NULL, 'own', event_uuid => '$of_other', _async => false)");
+is(state($of_other), 'delivered|2', 'and again');
+
 # Locked by a session that keeps a cancel() open.
 sql(q{SELECT whisperer.update_subscription(id, '{"is_active": true}') FROM whisperer.subscriptions WHERE event_type = 'ahead'});
 my $canceller = $node->background_psql('postgres');

@@ -15,7 +15,7 @@ use Whisperer::Receiver;
 # Of three tries the best counts: the machine may be busy with something else.
 use constant { TRIES => 3, LIMIT => 100 };
 
-# A look-up of hang.test takes two minutes.
+# A look-up of hang.test never ends.
 my $directory = PostgreSQL::Test::Utils::tempdir();
 append_to_file("$directory/hang.c", <<'C');
 #define _GNU_SOURCE
@@ -28,7 +28,7 @@ int getaddrinfo(const char *node, const char *service, const struct addrinfo *hi
 {
 	int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = dlsym(RTLD_NEXT, "getaddrinfo");
 	if (node != NULL && strcmp(node, "hang.test") == 0)
-		sleep(120);
+		pause();
 	return real(node, service, hints, res);
 }
 C
@@ -57,7 +57,6 @@ $node->safe_psql('postgres', q{CREATE FUNCTION interrupt(how text, victim int) R
 			PERFORM pg_stat_clear_snapshot();
 			EXIT WHEN NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = victim AND state = 'active')
 				OR clock_timestamp() > began + interval '1 minute';
-			PERFORM pg_sleep(0.002);
 		END LOOP;
 		RETURN extract(epoch FROM clock_timestamp() - began) * 1000;
 	END $$});
