@@ -150,7 +150,7 @@ void make_call(Run *run) {
 // True: the call is done with, or was never to be made. Else *failure says why not; null for a call that is only put off.
 bool try_call(Run *run, JobFailure *failure) {
     volatile bool ok = true;
-    ErrorData *error = nullptr;
+    ErrorData *volatile error = nullptr;
     PG_TRY();
     {
         make_call(run);
