@@ -24,8 +24,8 @@ Oid owner_of(const EventFunctions &functions) {
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                 errmsg("the owner of event type \"%s\" does not exist", functions.event_type),
                 errdetail("Serializer and customizer run as the owner, role \"%s\".", functions.owner_name),
-                errhint("Unregister the event type, and register it again; or remove the functions with "
-                        "whisperer.update_event_type()."));
+                errhint("Give it to another role with whisperer.reassign(), or remove the functions with "
+                        "whisperer.update_event_type().");
     return owner;
 }
 
