@@ -22,8 +22,8 @@ namespace whisperer::pg {
 
 namespace {
 
-// The delivery is in one of the two tables, whichever way it is being moved. A body that a customizer made has the
-// serialized row in it, unless that was kept beside it.
+// The delivery is in one of the two tables, whichever way it is being moved. A body that a customizer made
+// has the serialized row in it, unless that was kept beside it.
 Statement take_statement = {
     "WITH j AS (DELETE FROM whisperer.job j WHERE " JOB_KEY_MATCHES " RETURNING j.*)"
     " SELECT s.callback, s.owner_oid, s.owner_name, s.owner_system, s.owner_dropped, d.event_type,"
@@ -31,8 +31,10 @@ Statement take_statement = {
     " COALESCE(d.payload, e.payload), d.body,"
     " j.delivered, j.status, j.headers, j.content, j.error, j.elapsed"
     " FROM j JOIN whisperer.subscription s ON s.id = j.subscription_id"
-    " LEFT JOIN LATERAL (SELECT event_type, event_uuid, payload, body FROM whisperer.delivery WHERE uuid = j.uuid"
-    "  UNION ALL SELECT event_type, event_uuid, payload, body FROM whisperer.history WHERE uuid = j.uuid LIMIT 1) d ON true"
+    " LEFT JOIN LATERAL (SELECT event_type, event_uuid, payload, body FROM whisperer.delivery WHERE uuid = "
+    "j.uuid"
+    "  UNION ALL SELECT event_type, event_uuid, payload, body FROM whisperer.history WHERE uuid = j.uuid "
+    "LIMIT 1) d ON true"
     " LEFT JOIN whisperer.event e ON e.uuid = d.event_uuid",
     job_key_arguments,
     {JOB_KEY_TYPES},

@@ -23,17 +23,28 @@ namespace {
 
 Statement take_statement = {
     "WITH j AS (DELETE FROM whisperer.job j WHERE " JOB_KEY_MATCHES " RETURNING j.*)"
-    " SELECT s.id, s.retry_countdown_config, c.countdown, s.owner_oid, s.owner_name, s.owner_system, s.owner_dropped,"
+    " SELECT s.id, s.retry_countdown_config, c.countdown, s.owner_oid, s.owner_name, s.owner_system, "
+    "s.owner_dropped,"
     " j.written FROM j JOIN whisperer.subscription s ON s.id = j.subscription_id"
     " LEFT JOIN whisperer.custom_countdown c ON c.choice = s.retry_countdown_config ->> 'choice'",
     job_key_arguments,
     {JOB_KEY_TYPES},
     nullptr};
 
-enum Column { SUBSCRIPTION = 1, CONFIG, COUNTDOWN, OWNER_OID, OWNER_NAME, OWNER_SYSTEM, OWNER_DROPPED, WRITTEN };
+enum Column {
+    SUBSCRIPTION = 1,
+    CONFIG,
+    COUNTDOWN,
+    OWNER_OID,
+    OWNER_NAME,
+    OWNER_SYSTEM,
+    OWNER_DROPPED,
+    WRITTEN
+};
 
-// Only the worker that owns the subscription writes due: it finds the row as it finds a new one. One that somebody wants
-// sent now, or that has been sent meanwhile, stays as it is; so does one that somebody has locked.
+// Only the worker that owns the subscription writes due: it finds the row as it finds a new one. One that
+// somebody wants sent now, or that has been sent meanwhile, stays as it is; so does one that somebody has
+// locked.
 Statement put_off_statement = {
     "UPDATE whisperer.delivery SET due = NULL, not_before = $3, xid = pg_catalog.pg_current_xact_id()"
     " WHERE uuid = (SELECT d.uuid FROM whisperer.delivery d WHERE d.uuid = $1 AND d.attempts = $2"

@@ -52,9 +52,11 @@ const char *stored_function(FunctionUse use, FunctionCallInfo fcinfo, int argume
 }
 
 [[noreturn]] void raise_taken(const char *choice, bool builtin) {
-    ereport(ERROR, errcode(ERRCODE_WH_DUPLICATE_COUNTDOWN), errmsg("countdown \"%s\" is already registered", choice),
+    ereport(ERROR, errcode(ERRCODE_WH_DUPLICATE_COUNTDOWN),
+            errmsg("countdown \"%s\" is already registered", choice),
             builtin ? errdetail("It is one of whisperer's own: %s.", core::builtin_choices()) : 0,
-            errhint("Choose another name%s.", builtin ? "" : ", or remove it with whisperer.unregister_countdown()"));
+            errhint("Choose another name%s.",
+                    builtin ? "" : ", or remove it with whisperer.unregister_countdown()"));
 }
 
 [[noreturn]] void raise_not_registered(const char *choice) {
@@ -63,11 +65,12 @@ const char *stored_function(FunctionUse use, FunctionCallInfo fcinfo, int argume
 }
 
 void register_countdown(Oid caller, const CustomCountdown &countdown) {
-    static Statement insert = {"INSERT INTO whisperer.custom_countdown (choice, countdown, validator, owner_oid, owner_name,"
-                               " owner_system) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (choice) DO NOTHING",
-                               6,
-                               {TEXTOID, TEXTOID, TEXTOID, OIDOID, TEXTOID, INT8OID},
-                               nullptr};
+    static Statement insert = {
+        "INSERT INTO whisperer.custom_countdown (choice, countdown, validator, owner_oid, owner_name,"
+        " owner_system) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (choice) DO NOTHING",
+        6,
+        {TEXTOID, TEXTOID, TEXTOID, OIDOID, TEXTOID, INT8OID},
+        nullptr};
     InternalSql internal;
     internal_begin(&internal);
     home_stamp();
@@ -82,8 +85,8 @@ void register_countdown(Oid caller, const CustomCountdown &countdown) {
     internal_end(&internal);
 }
 
-// The row is locked: whoever wants to use the countdown waits for us or has committed, which only a snapshot of this
-// moment is sure to see.
+// The row is locked: whoever wants to use the countdown waits for us or has committed, which only a snapshot
+// of this moment is sure to see.
 void check_unused(const char *choice) {
     static Statement users = {"SELECT pg_catalog.min(id), pg_catalog.count(*) FROM whisperer.subscription"
                               " WHERE ended_date IS NULL AND retry_countdown_config ->> 'choice' = $1",
@@ -97,15 +100,19 @@ void check_unused(const char *choice) {
     int64 first = DatumGetInt64(spi_value(0, 1, &is_null));
     int64 count = DatumGetInt64(spi_value(0, 2, &is_null));
     if (count > 0)
-        ereport(ERROR, errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST), errmsg("countdown \"%s\" is in use", choice),
-                errdetail("Subscriptions that use it: " INT64_FORMAT ", among them number " INT64_FORMAT ".", count, first),
+        ereport(ERROR, errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+                errmsg("countdown \"%s\" is in use", choice),
+                errdetail("Subscriptions that use it: " INT64_FORMAT ", among them number " INT64_FORMAT ".",
+                          count, first),
                 errhint("Give them another retry_countdown_config, or end them, first."));
     UnregisterSnapshot(now);
 }
 
 void unregister_countdown(const char *choice) {
-    static Statement lock = {"SELECT 1 FROM whisperer.custom_countdown WHERE choice = $1 FOR UPDATE", 1, {TEXTOID}, nullptr};
-    static Statement remove = {"DELETE FROM whisperer.custom_countdown WHERE choice = $1", 1, {TEXTOID}, nullptr};
+    static Statement lock = {
+        "SELECT 1 FROM whisperer.custom_countdown WHERE choice = $1 FOR UPDATE", 1, {TEXTOID}, nullptr};
+    static Statement remove = {
+        "DELETE FROM whisperer.custom_countdown WHERE choice = $1", 1, {TEXTOID}, nullptr};
     InternalSql internal;
     internal_begin(&internal);
     Datum arguments[] = {CStringGetTextDatum(choice)};
@@ -139,8 +146,10 @@ Jsonb *object_of(const char *choice, Jsonb *kwargs) {
 } // namespace
 
 bool custom_countdown_find(const char *choice, bool hold, CustomCountdown *found) {
-    static Statement find = {
-        "SELECT countdown, validator FROM whisperer.custom_countdown WHERE choice = $1", 1, {TEXTOID}, nullptr};
+    static Statement find = {"SELECT countdown, validator FROM whisperer.custom_countdown WHERE choice = $1",
+                             1,
+                             {TEXTOID},
+                             nullptr};
     static Statement find_and_hold = {
         "SELECT countdown, validator FROM whisperer.custom_countdown WHERE choice = $1 FOR KEY SHARE",
         1,
@@ -207,7 +216,8 @@ WHISPERER_SQL_FUNCTION(whisperer_register_countdown) {
     const char *choice = choice_argument(fcinfo);
     access_check(caller, Access::admin, nullptr);
     if (PG_ARGISNULL(1))
-        raise_null_argument("countdown", "Give the name of a function (integer, jsonb) that returns seconds.");
+        raise_null_argument("countdown",
+                            "Give the name of a function (integer, jsonb) that returns seconds.");
     if (core::is_builtin_choice(utf8_slice(choice)))
         raise_taken(choice, true);
     CustomCountdown countdown = {choice, stored_function(FunctionUse::countdown, fcinfo, 1, caller),

@@ -1,5 +1,5 @@
-// The two calls that jobs stand for. Both run in a worker's transaction, remove the job, and make the call; what they raise
-// undoes all of that.
+// The two calls that jobs stand for. Both run in a worker's transaction, remove the job, and make the call;
+// what they raise undoes all of that.
 #pragma once
 
 #include "pg/prelude.hpp"
@@ -11,8 +11,8 @@ namespace whisperer::pg {
 struct JobCall {
     const char *function; // null: not known; in the memory context given
     MemoryContext memory;
-    bool users;           // what is raised now is the user's affair: the job is done with
-    bool made;            // the function was called
+    bool users; // what is raised now is the user's affair: the job is done with
+    bool made;  // the function was called
 };
 
 // Nothing happens when the job is gone, or the subscription has no callback any more.

@@ -33,34 +33,39 @@ Statement known_statement = {
 
 // The first owner of each gap between those known: what those have done already is not walked over.
 Statement unknown_statement = {
-    "SELECT n.owner_oid FROM unnest($2, $3) AS gap (low, high) CROSS JOIN LATERAL (SELECT j.owner_oid FROM whisperer.job j"
+    "SELECT n.owner_oid FROM unnest($2, $3) AS gap (low, high) CROSS JOIN LATERAL (SELECT j.owner_oid FROM "
+    "whisperer.job j"
     " WHERE j.kind = $1 AND j.owner_oid > gap.low AND j.owner_oid < gap.high ORDER BY j.owner_oid LIMIT 1) n",
     3,
     {CHAROID, OIDARRAYOID, OIDARRAYOID},
     nullptr};
 
-Statement next_statement = {
-    "SELECT j.xid, j.uuid, j.attempt, j.runs FROM whisperer.job j WHERE j.kind = $1 AND j.owner_oid = $2 AND j.xid >= $3"
-    " ORDER BY j.xid, j.uuid, j.attempt LIMIT $4 FOR UPDATE",
-    4,
-    {CHAROID, OIDOID, XID8OID, INT4OID},
-    nullptr};
+Statement next_statement = {"SELECT j.xid, j.uuid, j.attempt, j.runs FROM whisperer.job j WHERE j.kind = $1 "
+                            "AND j.owner_oid = $2 AND j.xid >= $3"
+                            " ORDER BY j.xid, j.uuid, j.attempt LIMIT $4 FOR UPDATE",
+                            4,
+                            {CHAROID, OIDOID, XID8OID, INT4OID},
+                            nullptr};
 
-Statement count_run_statement = {
-    "UPDATE whisperer.job j SET runs = j.runs + 1 WHERE " JOB_KEY_MATCHES, job_key_arguments, {JOB_KEY_TYPES}, nullptr};
+Statement count_run_statement = {"UPDATE whisperer.job j SET runs = j.runs + 1 WHERE " JOB_KEY_MATCHES,
+                                 job_key_arguments,
+                                 {JOB_KEY_TYPES},
+                                 nullptr};
 
-Statement uncount_run_statement = {
-    "UPDATE whisperer.job j SET runs = j.runs - 1 WHERE " JOB_KEY_MATCHES " AND j.runs > 0",
-    job_key_arguments,
-    {JOB_KEY_TYPES},
-    nullptr};
+Statement uncount_run_statement = {"UPDATE whisperer.job j SET runs = j.runs - 1 WHERE " JOB_KEY_MATCHES
+                                   " AND j.runs > 0",
+                                   job_key_arguments,
+                                   {JOB_KEY_TYPES},
+                                   nullptr};
 
 // The function is none of the arguments' when it is not known any more. Gives whether this is news.
 Statement fail_statement = {
     "WITH j AS (DELETE FROM whisperer.job j WHERE " JOB_KEY_MATCHES " RETURNING j.subscription_id, j.kind),"
-    " written AS (INSERT INTO whisperer.function_failure (subscription_id, uuid, attempt, kind, function, sqlstate, error,"
+    " written AS (INSERT INTO whisperer.function_failure (subscription_id, uuid, attempt, kind, function, "
+    "sqlstate, error,"
     "  occurred) SELECT j.subscription_id, $4, $5, j.kind, $6, $7, $8, $9 FROM j RETURNING subscription_id)"
-    " SELECT w.subscription_id, last.sqlstate IS NOT DISTINCT FROM $7 AND last.function IS NOT DISTINCT FROM $6"
+    " SELECT w.subscription_id, last.sqlstate IS NOT DISTINCT FROM $7 AND last.function IS NOT DISTINCT FROM "
+    "$6"
     " FROM written w LEFT JOIN LATERAL (SELECT f.sqlstate, f.function FROM whisperer.function_failure f"
     "  WHERE f.subscription_id = w.subscription_id ORDER BY f.occurred DESC LIMIT 1) last ON true",
     9,
@@ -128,7 +133,8 @@ bool look_for_unknown(OwnerQueues *queues) {
         lows[i] = ObjectIdGetDatum(i == 0 ? InvalidOid : queues->list[i - 1].owner);
         highs[i] = ObjectIdGetDatum(i == queues->count ? OID_MAX : queues->list[i].owner);
     }
-    Datum arguments[3] = {kind_datum(queues->kind), array_of(lows, gaps, OIDOID), array_of(highs, gaps, OIDOID)};
+    Datum arguments[3] = {kind_datum(queues->kind), array_of(lows, gaps, OIDOID),
+                          array_of(highs, gaps, OIDOID)};
     uint64 rows = internal_execute(&unknown_statement, arguments);
     for (uint64 row = 0; row < rows; row++) {
         bool is_null;
@@ -156,7 +162,8 @@ JobKey job_of(Oid owner, uint64 row, int *runs) {
 
 int queue_plans_begin() {
     int level = NewGUCNestLevel();
-    for (const char *name : {"enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_material"})
+    for (const char *name :
+         {"enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_material"})
         save_setting(name, "off");
     save_setting("plan_cache_mode", "force_generic_plan");
     return level;

@@ -36,15 +36,15 @@ struct TakenJobs {
     bool hopeless; // the only one of them has been taken up too often without any process surviving it
 };
 
-// Takes up the owner's next jobs, which is counted before they are done: the transaction must be durable. A job that was
-// taken up before comes alone. None: *queue has no work now.
+// Takes up the owner's next jobs, which is counted before they are done: the transaction must be durable. A
+// job that was taken up before comes alone. None: *queue has no work now.
 void queue_take(JobKind kind, OwnerQueue *queue, TakenJobs *taken);
 
 // One that was taken up and not done after all is as before.
 void queue_give_back(JobKind kind, OwnerQueue *queue, const JobKey &job);
 
-// Removes a job whose call went wrong, and keeps why. `function` may be null. Says it in the log unless the subscription's
-// last failure was the same.
+// Removes a job whose call went wrong, and keeps why. `function` may be null. Says it in the log unless the
+// subscription's last failure was the same.
 struct JobFailure {
     const char *function;
     int sqlstate;
@@ -52,7 +52,8 @@ struct JobFailure {
 };
 void queue_fail(JobKind kind, const JobKey &job, const JobFailure &failure);
 
-// Arguments $1 … $5 of a statement: the primary key. `uuid` is the caller's, as long as the arguments are used.
+// Arguments $1 … $5 of a statement: the primary key. `uuid` is the caller's, as long as the arguments are
+// used.
 constexpr int job_key_arguments = 5;
 void job_key_datums(JobKind kind, const JobKey &job, Datum *arguments);
 #define JOB_KEY_MATCHES "j.kind = $1 AND j.owner_oid = $2 AND j.xid = $3 AND j.uuid = $4 AND j.attempt = $5"

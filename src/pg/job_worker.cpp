@@ -2,13 +2,14 @@
 //
 //     look which owners have jobs
 //       → the owner served longest ago, unless another process serves it:
-//           take up some jobs      (a durable transaction: a call that brings the server down is not made for ever)
-//           make each call         (a transaction of its own, which removes the job)
-//           after a while, give back what is left
+//           take up some jobs      (a durable transaction: a call that brings the server down is not made for
+//           ever) make each call         (a transaction of its own, which removes the job) after a while,
+//           give back what is left
 //       → until nobody has jobs; wait a while for more; leave
 //
-// A call and the removal of its job are one transaction: what is lost in a crash is done again, and only that. Therefore it
-// need not be on disk at once. A call that fails is rolled back, and its job removed in another transaction, with the reason.
+// A call and the removal of its job are one transaction: what is lost in a crash is done again, and only
+// that. Therefore it need not be on disk at once. A call that fails is rolled back, and its job removed in
+// another transaction, with the reason.
 #include "pg/prelude.hpp"
 
 #include "pg/job_worker.hpp"
@@ -78,19 +79,24 @@ void commit() {
 
 // For a transaction whose loss could repeat what must not be repeated without end.
 void commit_durably() {
-    (void)set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+    (void)set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true,
+                            0, false);
     commit();
 }
 
 // May users' functions be called in this database?
 bool may_work() {
     static Statement at_home = {
-        "SELECT FROM whisperer.home WHERE system_identifier = $1 AND database_oid = $2", 2, {INT8OID, OIDOID}, nullptr};
+        "SELECT FROM whisperer.home WHERE system_identifier = $1 AND database_oid = $2",
+        2,
+        {INT8OID, OIDOID},
+        nullptr};
     Datum arguments[2] = {Int64GetDatum(home_system()), ObjectIdGetDatum(MyDatabaseId)};
     return setting_enabled && internal_execute(&at_home, arguments) > 0 && !home_is_copy();
 }
 
-// ---- Failures -----------------------------------------------------------------------------------------------------------
+// ---- Failures
+// -----------------------------------------------------------------------------------------------------------
 
 void count(Counter counter) {
     if (worker.kind == JobKind::callback)
@@ -120,11 +126,13 @@ void record_overruns() {
     while (roster_overrun_take(worker.self->database_slot, worker.kind, &job)) {
         count(COUNT_CALLBACKS);
         fail(job, {nullptr, ERRCODE_QUERY_CANCELED,
-                   psprintf("took longer than twice %s and ignored its cancellation; its process was ended", limit_text())});
+                   psprintf("took longer than twice %s and ignored its cancellation; its process was ended",
+                            limit_text())});
     }
 }
 
-// ---- One call -----------------------------------------------------------------------------------------------------------
+// ---- One call
+// -----------------------------------------------------------------------------------------------------------
 
 struct Run {
     const JobKey *job;
@@ -147,14 +155,13 @@ void make_call(Run *run) {
     commit();
 }
 
-// True: the call is done with, or was never to be made. Else *failure says why not; null for a call that is only put off.
+// True: the call is done with, or was never to be made. Else *failure says why not; null for a call that is
+// only put off.
 bool try_call(Run *run, JobFailure *failure) {
     volatile bool ok = true;
     ErrorData *volatile error = nullptr;
     PG_TRY();
-    {
-        make_call(run);
-    }
+    { make_call(run); }
     PG_CATCH();
     {
         GuardEnd end = guard_end();
@@ -175,11 +182,13 @@ bool try_call(Run *run, JobFailure *failure) {
         return false;
     if (cancelled && run->end == GuardEnd::limit) {
         MemoryContextSwitchTo(worker.memory);
-        *failure = {run->call.function, ERRCODE_QUERY_CANCELED, psprintf("took longer than %s", limit_text())};
+        *failure = {run->call.function, ERRCODE_QUERY_CANCELED,
+                    psprintf("took longer than %s", limit_text())};
         MemoryContextSwitchTo(worker.loop);
     } else if (run->call.users) {
         MemoryContextSwitchTo(worker.memory);
-        const char *text = error->detail == nullptr ? error->message : psprintf("%s (%s)", error->message, error->detail);
+        const char *text =
+            error->detail == nullptr ? error->message : psprintf("%s (%s)", error->message, error->detail);
         *failure = {run->call.function, error->sqlerrcode, text};
         MemoryContextSwitchTo(worker.loop);
     } else
@@ -202,7 +211,8 @@ bool do_job(const JobKey &job, bool others_wait) {
     return true;
 }
 
-// ---- An owner's turn ----------------------------------------------------------------------------------------------------
+// ---- An owner's turn
+// ----------------------------------------------------------------------------------------------------
 
 void take_up(OwnerQueue *queue, TakenJobs *taken) {
     begin();
@@ -239,7 +249,8 @@ void take_turn(OwnerQueue *queue) {
         return;
     }
     int done = 0;
-    while (done < taken.count && !worker_must_stop(worker.self) && (done == 0 || monotonic_micros() - start < turn_time)) {
+    while (done < taken.count && !worker_must_stop(worker.self) &&
+           (done == 0 || monotonic_micros() - start < turn_time)) {
         if (!do_job(taken.jobs[done], others_wait(queue)))
             break;
         done++;
@@ -260,7 +271,8 @@ OwnerQueue *next_queue() {
     return next;
 }
 
-// ---- The loop -----------------------------------------------------------------------------------------------------------
+// ---- The loop
+// -----------------------------------------------------------------------------------------------------------
 
 void look() {
     int64 now = monotonic_micros();
@@ -289,7 +301,8 @@ bool serve() {
         if (!slot_serve(worker.self->slot, queue->owner))
             continue; // another process does, and goes on until there is nothing left
         served = true;
-        worker_report(worker.self, worker.kind == JobKind::callback ? "calling callbacks" : "calling countdowns", 1);
+        worker_report(worker.self,
+                      worker.kind == JobKind::callback ? "calling callbacks" : "calling countdowns", 1);
         take_turn(queue);
         slot_serve_end(worker.self->slot);
         CHECK_FOR_INTERRUPTS();
@@ -347,8 +360,8 @@ void start(Datum main_arg, JobKind kind) {
     if (worker.self->database_slot == nullptr)
         leave();
     guard_init(worker.self, kind);
-    // Functions run under the settings that a session of their owner would have, but for what is pinned; see above for why
-    // a call need not be on disk at once.
+    // Functions run under the settings that a session of their owner would have, but for what is pinned; see
+    // above for why a call need not be on disk at once.
     SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_OVERRIDE);
     SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
     worker.memory = AllocSetContextCreate(TopMemoryContext, "whisperer call", ALLOCSET_DEFAULT_SIZES);

@@ -1,5 +1,5 @@
-// The processes that call users' functions: callbacks in one kind of them, custom countdowns in the other, so that the
-// delivery worker never runs user code. See job_worker.cpp.
+// The processes that call users' functions: callbacks in one kind of them, custom countdowns in the other, so
+// that the delivery worker never runs user code. See job_worker.cpp.
 #pragma once
 
 #include "pg/prelude.hpp"

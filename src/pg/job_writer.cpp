@@ -18,22 +18,37 @@ namespace whisperer::pg {
 
 namespace {
 
-enum Column { KIND, SUBSCRIPTION, UUID, ATTEMPT, DELIVERED, STATUS, HEADERS, CONTENT, ERROR_TEXT, ELAPSED, columns };
+enum Column {
+    KIND,
+    SUBSCRIPTION,
+    UUID,
+    ATTEMPT,
+    DELIVERED,
+    STATUS,
+    HEADERS,
+    CONTENT,
+    ERROR_TEXT,
+    ELAPSED,
+    columns
+};
 
 constexpr Oid column_types[columns] = {CHAROID, INT8OID, UUIDOID, INT4OID, BOOLOID,
                                        INT4OID, TEXTOID, TEXTOID, TEXTOID, INT8OID};
 
 // The owner is who owns the subscription now; later the job says only in which queue it stands.
 Statement insert_statement = {
-    "INSERT INTO whisperer.job (kind, owner_oid, xid, uuid, attempt, subscription_id, written, delivered, status, headers,"
+    "INSERT INTO whisperer.job (kind, owner_oid, xid, uuid, attempt, subscription_id, written, delivered, "
+    "status, headers,"
     " content, error, elapsed)"
-    " SELECT r.kind, s.owner_oid, pg_catalog.pg_current_xact_id(), r.uuid, r.attempt, r.subscription_id, $11, r.delivered,"
+    " SELECT r.kind, s.owner_oid, pg_catalog.pg_current_xact_id(), r.uuid, r.attempt, r.subscription_id, "
+    "$11, r.delivered,"
     " r.status, r.headers, r.content, r.error, r.elapsed"
-    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS r (kind, subscription_id, uuid, attempt, delivered, status,"
+    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS r (kind, subscription_id, uuid, attempt, "
+    "delivered, status,"
     " headers, content, error, elapsed) JOIN whisperer.subscription s ON s.id = r.subscription_id",
     11,
-    {CHARARRAYOID, INT8ARRAYOID, UUIDARRAYOID, INT4ARRAYOID, BOOLARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-     TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID},
+    {CHARARRAYOID, INT8ARRAYOID, UUIDARRAYOID, INT4ARRAYOID, BOOLARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
+     TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID, TIMESTAMPTZOID},
     nullptr};
 
 } // namespace
