@@ -9,6 +9,8 @@ namespace whisperer::core {
 
 namespace {
 
+constexpr CURLcode curle_too_large = static_cast<CURLcode>(100); // CURLE_TOO_LARGE, since libcurl 8.6
+
 bool is_tls_error(CURLcode code) noexcept {
     switch (code) {
     case CURLE_SSL_CONNECT_ERROR:
@@ -99,6 +101,13 @@ void explain_refusal(Transfer &transfer, const Address &address) noexcept {
 }
 
 void judge_outcome(Transfer &transfer, CURLcode code) noexcept {
+    // libcurl takes a connection that is closed within the headers for the end of an empty body.
+    const bool headers_whole = transfer.block_ended && transfer.status >= 200;
+    if (code == CURLE_OK && !headers_whole) {
+        transfer.failure = Failure::cut_short;
+        transfer.explain("the response ended before it was whole: its headers have no end");
+        return;
+    }
     // Said before the error codes, since these are ends of our own making.
     if (code == CURLE_OK || (transfer.truncated && !transfer.out_of_memory)) {
         transfer.failure = Failure::none;
@@ -112,6 +121,13 @@ void judge_outcome(Transfer &transfer, CURLcode code) noexcept {
     if (transfer.headers_too_large) {
         transfer.failure = Failure::malformed;
         transfer.explain("the response's headers are larger than 64 kB");
+        return;
+    }
+    if (transfer.phase == Phase::response && !headers_whole &&
+        (code == CURLE_OUT_OF_MEMORY || code == curle_too_large)) {
+        // What libcurl says of one line of more than 100 kB, too.
+        transfer.failure = Failure::malformed;
+        transfer.explain("the response's headers are larger than 64 kB, or memory ran out");
         return;
     }
     if (transfer.refused && (code == CURLE_ABORTED_BY_CALLBACK || !transfer.dialled)) {

@@ -221,14 +221,22 @@ TEST(HttpEngine, TellsACutResponseFromAWholeOne) {
     Server shorter(once("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc"));
     Server chunked(once("HTTP/1.1 500 Oops\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"));
     Server silent(once(""));
+    Server in_headers(once("HTTP/1.1 200 OK\r\nContent-Le"));
+    Server before_headers_end(once("HTTP/1.1 200 OK\r\nX: y\r\n"));
+    Server interim(once("HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n"));
     Server reset([](Peer &peer) {
         if (peer.read_request())
             peer.send("HTTP/1.1 202 OK\r\nContent-Length: 100\r\n\r\n");
         peer.reset();
     });
     Owner owner;
-    for (const auto &[server, status] :
-         {std::pair<Server *, int>{&shorter, 200}, {&chunked, 500}, {&silent, 0}, {&reset, 202}}) {
+    for (const auto &[server, status] : {std::pair<Server *, int>{&shorter, 200},
+                                         {&chunked, 500},
+                                         {&silent, 0},
+                                         {&in_headers, 200},
+                                         {&before_headers_end, 200},
+                                         {&interim, 0},
+                                         {&reset, 202}}) {
         const Outcome outcome = owner.ask(server->url());
         EXPECT_EQ(outcome.failure, Failure::cut_short) << outcome.error;
         // A reset may overtake the headers.
@@ -242,7 +250,8 @@ TEST(HttpEngine, RefusesWhatIsNotHttp) {
     for (const std::string &text :
          {std::string("SSH-2.0-OpenSSH_9.2\r\n"), std::string("hello"), std::string("HTTP/9.9 what\r\n\r\n"),
           std::string("HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"),
-          "HTTP/1.1 200 OK\r\nX-Long: " + std::string(90000, 'x') + "\r\n\r\n"}) {
+          "HTTP/1.1 200 OK\r\nX-Long: " + std::string(90000, 'x') + "\r\n\r\n",
+          "HTTP/1.1 200 OK\r\nX-Long: " + std::string(300000, 'x') + "\r\n\r\n"}) {
         Server server(once(text));
         const Outcome outcome = owner.ask(server.url());
         EXPECT_EQ(outcome.failure, Failure::malformed) << text.substr(0, 40) << ": " << outcome.error;
