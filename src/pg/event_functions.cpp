@@ -25,7 +25,7 @@ Oid owner_of(const EventFunctions &functions) {
                 errmsg("the owner of event type \"%s\" does not exist", functions.event_type),
                 errdetail("Serializer and customizer run as the owner, role \"%s\".", functions.owner_name),
                 errhint("Give it to another role with whisperer.reassign(), or remove the functions with "
-                        "whisperer.update_event_type().");
+                        "whisperer.update_event_type()."));
     return owner;
 }
 
