@@ -96,40 +96,38 @@ bool home_is_copy() {
     return internal_execute(&foreign, arguments) > 0;
 }
 
-uint64 home_refresh_owners() {
-    static Statement renamed = {
-        "UPDATE whisperer.subscription s SET owner_name = r.rolname FROM pg_catalog.pg_roles r"
-        " WHERE s.owner_system = $1 AND NOT s.owner_dropped AND r.oid = s.owner_oid AND s.owner_name <> "
-        "r.rolname",
-        1,
-        {INT8OID},
-        nullptr};
-    static Statement dropped = {
-        "UPDATE whisperer.subscription s SET owner_dropped = true, change_xid = "
-        "pg_catalog.pg_current_xact_id()"
-        " WHERE s.owner_system = $1 AND NOT s.owner_dropped"
-        " AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = s.owner_oid)",
-        1,
-        {INT8OID},
-        nullptr};
-    static Statement renamed_types = {
-        "UPDATE whisperer.event_type_entry e SET owner_name = r.rolname FROM pg_catalog.pg_roles r"
-        " WHERE e.owner_system = $1 AND r.oid = e.owner_oid AND e.owner_name <> r.rolname",
-        1,
-        {INT8OID},
-        nullptr};
-    static Statement dropped_types = {
-        "UPDATE whisperer.event_type_entry e SET owner_oid = 0 WHERE e.owner_system = $1 AND e.owner_oid <> 0"
-        " AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = e.owner_oid)",
-        1,
-        {INT8OID},
-        nullptr};
+bool home_refresh_owners() {
+#define RENAMED                                                                                              \
+    "o.owner_system = $1 AND EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = o.owner_oid"            \
+    " AND r.rolname <> o.owner_name)"
+#define DROPPED                                                                                              \
+    "o.owner_system = $1 AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = o.owner_oid)"
+#define RENAMED_SUBSCRIPTIONS "whisperer.subscription o WHERE NOT o.owner_dropped AND " RENAMED
+#define DROPPED_SUBSCRIPTIONS "whisperer.subscription o WHERE NOT o.owner_dropped AND " DROPPED
+#define RENAMED_TYPES "whisperer.event_type_entry o WHERE " RENAMED
+#define DROPPED_TYPES "whisperer.event_type_entry o WHERE o.owner_oid <> 0 AND " DROPPED
+#define NAME_OF(owner) "(SELECT r.rolname FROM pg_catalog.pg_roles r WHERE r.oid = " owner ")"
+    static Statement changes[] = {
+        {"UPDATE whisperer.subscription s SET owner_name = " NAME_OF("s.owner_oid")
+         " WHERE s.id IN (SELECT o.id FROM " RENAMED_SUBSCRIPTIONS " FOR UPDATE OF o SKIP LOCKED)",
+         1, {INT8OID}, nullptr},
+        {"UPDATE whisperer.subscription SET owner_dropped = true, change_xid = pg_catalog.pg_current_xact_id()"
+         " WHERE id IN (SELECT o.id FROM " DROPPED_SUBSCRIPTIONS " FOR UPDATE OF o SKIP LOCKED)",
+         1, {INT8OID}, nullptr},
+        {"UPDATE whisperer.event_type_entry e SET owner_name = " NAME_OF("e.owner_oid")
+         " WHERE e.event_type IN (SELECT o.event_type FROM " RENAMED_TYPES " FOR UPDATE OF o SKIP LOCKED)",
+         1, {INT8OID}, nullptr},
+        {"UPDATE whisperer.event_type_entry SET owner_oid = 0"
+         " WHERE event_type IN (SELECT o.event_type FROM " DROPPED_TYPES " FOR UPDATE OF o SKIP LOCKED)",
+         1, {INT8OID}, nullptr},
+    };
+    static Statement left = {"SELECT FROM " RENAMED_SUBSCRIPTIONS " UNION ALL SELECT FROM " DROPPED_SUBSCRIPTIONS
+                             " UNION ALL SELECT FROM " RENAMED_TYPES " UNION ALL SELECT FROM " DROPPED_TYPES " LIMIT 1",
+                             1, {INT8OID}, nullptr};
     Datum arguments[] = {Int64GetDatum(home_system())};
-    internal_execute(&renamed, arguments);
-    internal_execute(&renamed_types, arguments);
-    internal_execute(&dropped_types, arguments);
-    grants_refresh(home_system());
-    return internal_execute(&dropped, arguments);
+    for (Statement &change : changes)
+        internal_execute(&change, arguments);
+    return internal_execute(&left, arguments) == 0;
 }
 
 } // namespace whisperer::pg
@@ -144,7 +142,7 @@ WHISPERER_SQL_FUNCTION(whisperer_resume) {
     InternalSql internal;
     internal_begin(&internal);
     adopt_owners(home_system());
-    home_refresh_owners();
+    (void)home_refresh_owners();
     restamp_transactions();
     grants_renew();
     move_home(home_system());

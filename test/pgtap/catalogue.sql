@@ -22,7 +22,10 @@ FROM (VALUES
     ('attach', 'regclass, text, text, text, name[], jsonb'),
     ('detach', 'regclass, text'),
     ('countdown_preview', 'jsonb, integer'),
-    ('prune', 'interval, bigint')
+    ('prune', 'interval, bigint'),
+    ('grant_access', 'regrole, text, text'),
+    ('revoke_access', 'regrole, text, text'),
+    ('reassign', 'text, regrole')
 ) AS f (name, arguments);
 SELECT has_function('whisperer', 'deliver_event_trigger', '{}'::name[]);
 SELECT has_function('whisperer', 'resume', '{}'::name[]);
