@@ -111,7 +111,9 @@ bool home_refresh_owners() {
         {"UPDATE whisperer.subscription s SET owner_name = " NAME_OF("s.owner_oid")
          " WHERE s.id IN (SELECT o.id FROM " RENAMED_SUBSCRIPTIONS " FOR UPDATE OF o SKIP LOCKED)",
          1, {INT8OID}, nullptr},
-        {"UPDATE whisperer.subscription SET owner_dropped = true, change_xid = pg_catalog.pg_current_xact_id()"
+        // Without change_xid: the worker that does this reads all subscriptions next, by the snapshot that it has, in which its
+        // own transaction is not over. Every other worker sees for itself that the role is gone.
+        {"UPDATE whisperer.subscription SET owner_dropped = true"
          " WHERE id IN (SELECT o.id FROM " DROPPED_SUBSCRIPTIONS " FOR UPDATE OF o SKIP LOCKED)",
          1, {INT8OID}, nullptr},
         {"UPDATE whisperer.event_type_entry e SET owner_name = " NAME_OF("e.owner_oid")
@@ -127,6 +129,7 @@ bool home_refresh_owners() {
     Datum arguments[] = {Int64GetDatum(home_system())};
     for (Statement &change : changes)
         internal_execute(&change, arguments);
+    grants_refresh(home_system());
     return internal_execute(&left, arguments) == 0;
 }
 
