@@ -152,6 +152,9 @@ bool in_transaction(DeliveryWorker *worker, void (*work)(DeliveryWorker *)) {
         MemoryContextSwitchTo(context);
         say_error(worker, error);
         FreeErrorData(error);
+        // What was loaded in it may have been undone.
+        worker->reload_wanted = true;
+        worker->owners_changed = worker->owners_changed || worker->owners_refreshed;
         loop.backoff = Min(Max(loop.backoff * 2, first_backoff), last_backoff);
         loop.try_again_at = monotonic_micros() + loop.backoff;
     }
@@ -162,6 +165,7 @@ bool in_transaction(DeliveryWorker *worker, void (*work)(DeliveryWorker *)) {
         proc_exit(0);
     }
     if (ok) {
+        worker->owners_refreshed = false;
         loop.backoff = 0;
         loop.told_error = 0;
     }

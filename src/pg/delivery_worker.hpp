@@ -19,6 +19,7 @@ struct DeliveryWorker {
     bool held;            // a copy, or never used: nothing may be sent
     bool reload_wanted;   // subscriptions changed
     bool owners_changed;  // roles changed: owners may be gone
+    bool owners_refreshed; // in the transaction under way
     bool refetch_states;  // at start: what was learnt of receivers
     bool announce_jobs;   // those who call users' functions may not know of what there is for them
     bool told_copy;       // the log has been told that this database is a copy

@@ -32,10 +32,11 @@ Statement select_totals = {"SELECT events, deliveries, attempts, delivered, fail
                            {},
                            nullptr};
 
+// Not if somebody has the row locked (an open reset_statistics()): the worker must not wait for that.
 Statement update_totals = {
     "UPDATE whisperer.statistics_total SET events = $1, deliveries = $2, attempts = $3, "
     "delivered = $4, failed = $5, cancelled = $6, callbacks = $7, callback_errors = $8, "
-    "stats_reset = $9",
+    "stats_reset = $9 WHERE ctid = ANY (ARRAY (SELECT ctid FROM whisperer.statistics_total FOR UPDATE SKIP LOCKED))",
     total_columns,
     {INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID},
     nullptr};
@@ -117,10 +118,13 @@ void statistics_save() {
     to_datums(now, datums);
     InternalSql internal;
     internal_begin(&internal);
-    if (internal_execute(&update_totals, datums) == 0)
-        (void)internal_execute(&insert_totals, datums);
+    Totals saved;
+    bool done = internal_execute(&update_totals, datums) > 0;
+    if (!done && !read_saved(&saved))
+        done = internal_execute(&insert_totals, datums) > 0;
     internal_end(&internal);
-    last_saved = now;
+    if (done)
+        last_saved = now;
 }
 
 // whisperer.statistics_row(): the totals of this database, those saved before the server's start included.

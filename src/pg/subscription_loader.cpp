@@ -103,8 +103,8 @@ SnapshotXids current_snapshot_xids() {
 bool load_subscriptions(DeliveryWorker *worker) {
     refresh_held(worker);
     if (worker->owners_changed) {
-        worker->owners_changed = false;
-        home_refresh_owners();
+        worker->owners_changed = !home_refresh_owners(); // what somebody has locked is for the next time
+        worker->owners_refreshed = true;
         worker->subscription_changes->reset(); // owners are not in change_xid: look at all
     }
     SnapshotXids now = current_snapshot_xids();
