@@ -84,7 +84,7 @@ void probe(Entry *entry) {
     if (!entry->connectable)
         return;
     SlotRequest request = {WorkerKind::probe, entry->database, InvalidOid, 0, 1, 0};
-    if (process_register(&entries, entry, request))
+    if (process_register(entry, request))
         entry->state = DatabaseState::probing;
     else
         entry->next_try = monotonic_micros() + slot_retry;
@@ -108,7 +108,7 @@ void start_missing_workers(Entry *entry, DatabaseSlot *slot, int64 now) {
     for (int shard = 0; shard < entry->shards; shard++) {
         SlotRequest request = {WorkerKind::delivery, entry->database, entry->extension, shard,
                                entry->shards,        slot->generation};
-        if ((present & (1u << shard)) == 0 && !process_register(&entries, entry, request)) {
+        if ((present & (1u << shard)) == 0 && !process_register(entry, request)) {
             entry->next_try = now + slot_retry;
             return;
         }
@@ -180,7 +180,7 @@ void maintenance_start(Entry *entry, int64 now) {
         return;
     }
     SlotRequest request = {WorkerKind::maintenance, entry->database, entry->extension, 0, 1, 0};
-    bool started = process_register(&entries, entry, request);
+    bool started = process_register(entry, request);
     entry->next_maintenance = now + (started ? maintenance_every : 60 * second);
 }
 
@@ -201,7 +201,7 @@ int64 job_worker_start(Entry *entry, DatabaseSlot *slot, JobKind kind, int64 now
         slot_wake_idle(worker, entry->database))
         return never;
     SlotRequest request = {worker, entry->database, entry->extension, 0, 1, slot->generation};
-    if (process_register(&entries, entry, request))
+    if (process_register(entry, request))
         return never;
     pg_atomic_write_u32(&slot->workers_wanted[number], 1);
     return entry->next_job_worker[number] = now + slot_retry;

@@ -20,7 +20,6 @@ struct Entry {
     bool connectable;   // pg_database allows connections
     bool look;          // somebody announced a change
     bool said;          // the log has it that the set runs
-    WorkerKind no_slot; // waits for a background worker slot for one of these
     int failures;       // in a row, of its workers
     int quick_exits;    // in a row: workers that left by themselves within a second
     int64 next_try;     // nothing is started before
@@ -52,7 +51,7 @@ bool database_refresh(Entry *entry);
 
 // Reserves a slot and registers a process for it. False: none free; said in the log once until all that wait
 // have started.
-bool process_register(Entries *entries, Entry *entry, const SlotRequest &request);
+bool process_register(Entry *entry, const SlotRequest &request);
 // Gives back the slots of processes that the postmaster could not start.
 void process_check_pending();
 // Takes reservations of an earlier launcher back; its processes, if they still come, leave.

@@ -11,6 +11,9 @@ namespace whisperer::pg {
 
 namespace {
 
+// A lack of slots that lasts is said again after this, microseconds.
+constexpr int64 say_again = INT64CONST(3600) * 1000 * 1000;
+
 // Registered, not yet seen to run. The postmaster forgets a process it could not fork; its slot must not stay
 // reserved.
 struct Pending {
@@ -67,13 +70,6 @@ void describe(BackgroundWorker *worker, const Entry *entry, const SlotRequest &r
     }
 }
 
-bool nobody_waits(const Entries *entries) {
-    for (int i = 0; i < entries->count; i++)
-        if (OidIsValid(entries->list[i].database) && entries->list[i].no_slot != WorkerKind::none)
-            return false;
-    return true;
-}
-
 const char *consequence(WorkerKind kind) {
     switch (kind) {
     case WorkerKind::probe:
@@ -89,10 +85,13 @@ const char *consequence(WorkerKind kind) {
     }
 }
 
-// Once, until all that wait for a slot have one.
-void say_no_slot(const Entries *entries, const Entry *entry, WorkerKind kind) {
-    if (!nobody_waits(entries))
+// Once, whatever process lacks a slot: where slots are short they come and go. Again only when it lasts.
+void say_no_slot(const Entry *entry, WorkerKind kind) {
+    static int64 said_at = 0;
+    int64 now = monotonic_micros();
+    if (said_at != 0 && now - said_at < say_again)
         return;
+    said_at = now;
     ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
                       errmsg("whisperer has no background worker slot for database \"%s\"", entry->name),
                       errdetail("%s", consequence(kind)),
@@ -103,7 +102,7 @@ void say_no_slot(const Entries *entries, const Entry *entry, WorkerKind kind) {
 
 } // namespace
 
-bool process_register(Entries *entries, Entry *entry, const SlotRequest &request) {
+bool process_register(Entry *entry, const SlotRequest &request) {
     Pending *room = pending_room();
     uint32 ticket = 0;
     int index = slot_reserve(request, &ticket);
@@ -124,7 +123,6 @@ bool process_register(Entries *entries, Entry *entry, const SlotRequest &request
         MemoryContextSwitchTo(caller);
         if (registered) {
             *room = {index, ticket, handle};
-            entry->no_slot = WorkerKind::none;
             return true;
         }
         slot_abandon(index, ticket);
@@ -132,8 +130,7 @@ bool process_register(Entries *entries, Entry *entry, const SlotRequest &request
         return false;
     }
 
-    say_no_slot(entries, entry, request.kind);
-    entry->no_slot = request.kind;
+    say_no_slot(entry, request.kind);
     return false;
 }
 

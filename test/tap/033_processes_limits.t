@@ -33,9 +33,8 @@ like(
 # Too few background workers: the launcher, logical replication's launcher, one delivery worker and one probe.
 $node->safe_psql('postgres', "CREATE DATABASE $_") foreach qw(one two three);
 $node->append_conf('postgresql.conf', 'max_worker_processes = 3');
-$node->restart;
-$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer probe'}, 0);
 my $log = $node->log_position;
+$node->restart;
 $node->create_whisperer($_) foreach qw(one two three);
 my $said = qr/WARNING:  whisperer has no background worker slot for database/;
 $node->wait_for_log($said, $log);
