@@ -49,8 +49,8 @@ bool database_refresh(Entry *entry);
 
 // ---- launcher_register.cpp: background workers
 
-// Reserves a slot and registers a process for it. False: none free; said in the log once until all that wait
-// have started.
+// Reserves a slot and registers a process for it. False: none free; said in the log once, and again only when
+// it lasts.
 bool process_register(Entry *entry, const SlotRequest &request);
 // Gives back the slots of processes that the postmaster could not start.
 void process_check_pending();

@@ -1,6 +1,7 @@
 #include "pg/prelude.hpp"
 
 #include "pg/launcher_parts.hpp"
+#include "pg/worker.hpp"
 
 extern "C" {
 #include "postmaster/bgworker.h"
