@@ -53,6 +53,7 @@ is($receiver->count(path => '/leaver'), 0, 'nothing is sent for an owner that wa
 arrives('role', 'of renamed', '/renamed');
 $open->query_safe(q{BEGIN; SELECT whisperer.update_subscription(id, '{"config": {"a": 1}}') FROM whisperer.subscriptions WHERE owner = 'renamed'});
 $node->safe_psql('postgres', 'ALTER ROLE renamed RENAME TO other_name');
+arrives('and now'); # the worker learns of the new name with it
 my $took = arrives('while it is locked');
 cmp_ok($took, '<', 3, 'a role renamed whose subscription is locked holds up no delivery');
 $open->query_safe('COMMIT');
