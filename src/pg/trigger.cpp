@@ -213,7 +213,8 @@ void deliver_row(Firing *firing) {
 // One pass over the transition table.
 void deliver_transition_table(Firing *firing) {
     const TriggerData *data = firing->data;
-    Tuplestorestate *store = TRIGGER_FIRED_BY_DELETE(data->tg_event) ? data->tg_oldtable : data->tg_newtable;
+    // An update may have both, and then it is the new rows; or the old ones alone, if those are wanted.
+    Tuplestorestate *store = data->tg_newtable != nullptr ? data->tg_newtable : data->tg_oldtable;
     if (store == nullptr)
         raise_misuse("for each statement needs a transition table",
                      "Add REFERENCING NEW TABLE AS rows (OLD TABLE for a delete), or make it FOR EACH ROW.");
