@@ -71,6 +71,12 @@ void Outbox::Impl::land(Item *item) noexcept {
     item->flight_slot = -1;
 }
 
+// Its crashes count no more.
+void Outbox::Impl::acquit(const Item &item) noexcept {
+    if (item.crashes.crashes > 0 && item.flight_slot < 0 && recorder.acquitted != nullptr)
+        recorder.acquitted(recorder.context, item.uuid);
+}
+
 void Outbox::Impl::drop_queue(Subscription *subscription) noexcept {
     for (Item *item : subscription->queue) {
         remember_crashes(*item);
@@ -387,6 +393,7 @@ void Outbox::settle_results() noexcept {
             box.retry_written(subscription, item->due);
         if (subscription != nullptr && item->was_postponed)
             box.end_postponement(subscription);
+        box.acquit(*item);
         box.land(item);
         box.forget(item);
     }

@@ -134,6 +134,8 @@ struct FlightRecorder {
     // Is somebody else sending it at this moment? Asked after took_off(), so that of two who want to send it at least one
     // sees the other. May be null: never.
     bool (*claimed)(void *context, const Uuid &uuid) = nullptr;
+    // What was in flight at a crash is settled, or gone, without having taken off again. May be null.
+    void (*acquitted)(void *context, const Uuid &uuid) = nullptr;
 };
 
 struct OutboxLimits {

@@ -209,6 +209,7 @@ struct Outbox::Impl {
     void forget(Item *item) noexcept;
     void drop_payload(Item *item) noexcept;
     void land(Item *item) noexcept;
+    void acquit(const Item &item) noexcept;
     void drop_queue(Subscription *subscription) noexcept;
     void remember_crashes(const Item &item) noexcept;
     void reset_reading(Subscription *subscription) noexcept;

@@ -472,6 +472,7 @@ void Outbox::drop_unsent(const Uuid &uuid) noexcept {
         return; // in flight already
     Subscription *subscription = item->subscription;
     queue.erase(position);
+    box.acquit(*item);
     box.forget(item);
     try {
         // What was behind it may have waited for its body only.

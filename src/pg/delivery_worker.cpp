@@ -82,7 +82,8 @@ void make_worker(DeliveryWorker *worker) {
     core::HttpEngine *engine = core::HttpEngine::create(sender_engine_settings(), monotonic_micros());
     if (engine == nullptr)
         out_of_memory("its HTTP engine");
-    core::FlightRecorder recorder = {worker->journal, journal_took_off, journal_landed, delivery_is_claimed};
+    core::FlightRecorder recorder = {worker->journal, journal_took_off, journal_landed, delivery_is_claimed,
+                                     journal_acquitted};
     worker->box = core::Outbox::create(engine, sender_limits(), process_random(), recorder, sender_user_agent());
     worker->subscription_changes = core::ChangeCursor::create();
     if (worker->box == nullptr || worker->subscription_changes == nullptr)

@@ -28,7 +28,12 @@ namespace {
 constexpr uint32 journal_magic = 0x57484a32; // "WHJ2"
 constexpr int journal_capacity = 4096;       // the largest whisperer.max_in_flight
 
-enum EntryState : uint32 { ENTRY_FREE = 0, ENTRY_IN_FLIGHT = 1, ENTRY_ALONE = 2 };
+enum EntryState : uint32 {
+    ENTRY_FREE = 0,
+    ENTRY_IN_FLIGHT = 1,
+    ENTRY_ALONE = 2,
+    ENTRY_SUSPECT = 3 // was in flight at a crash, waits to be sent again
+};
 
 struct Entry {
     uint32 state; // written last
@@ -36,6 +41,10 @@ struct Entry {
     core::Uuid uuid;
     int64 subscription;
 };
+
+bool flies(const Entry &entry) {
+    return entry.state == ENTRY_IN_FLIGHT || entry.state == ENTRY_ALONE;
+}
 
 struct JournalFile {
     uint32 magic;
@@ -68,7 +77,7 @@ JournalFile *map_file(const char *path) {
     return (JournalFile *)memory;
 }
 
-// Adds the entries of one journal to the suspects and empties it.
+// Adds the entries of one journal to the suspects, and leaves them there as such.
 void take_suspects(JournalFile *file, Suspect *suspects, int *count, int capacity) {
     if (file->magic != journal_magic || file->entry_size != sizeof(Entry)) {
         memset(file, 0, sizeof(*file));
@@ -78,12 +87,26 @@ void take_suspects(JournalFile *file, Suspect *suspects, int *count, int capacit
     }
     int in_flight = 0;
     for (const Entry &entry : file->entries)
-        in_flight += entry.state != ENTRY_FREE;
+        in_flight += flies(entry);
     for (Entry &entry : file->entries) {
-        bool alone = entry.state == ENTRY_ALONE || in_flight == 1;
-        if (entry.state != ENTRY_FREE && *count < capacity)
-            suspects[(*count)++] = {entry.uuid, {entry.before.crashes + 1, entry.before.alone + alone}};
-        entry.state = ENTRY_FREE;
+        if (flies(entry)) {
+            entry.before.crashes++;
+            entry.before.alone += entry.state == ENTRY_ALONE || in_flight == 1;
+            entry.state = ENTRY_SUSPECT;
+        }
+        if (entry.state == ENTRY_SUSPECT && *count < capacity)
+            suspects[(*count)++] = {entry.uuid, entry.before, entry.subscription};
+    }
+}
+
+// The suspects in the first entries, the rest free.
+void write_suspects(JournalFile *file, const Suspect *suspects, int count) {
+    for (int i = 0; i < journal_capacity; i++) {
+        Entry &entry = file->entries[i];
+        if (i < count)
+            entry = {ENTRY_SUSPECT, suspects[i].count, suspects[i].uuid, suspects[i].subscription};
+        else
+            entry.state = ENTRY_FREE;
     }
 }
 
@@ -104,6 +127,7 @@ bool read_journal(int shard, JournalFile *copy) {
 // The file, and a stack of its free entries.
 struct Journal {
     JournalFile *file;
+    int suspect_entries; // as many of the first ones were written for suspects at the start
     int free_count;
     int free_entries[journal_capacity];
 };
@@ -132,8 +156,11 @@ Journal *journal_open(Oid database, int shard, Suspect **suspects, int *count) {
             ereport(LOG, errcode_for_file_access(), errmsg("could not remove file \"%s\": %m", path));
     }
 
-    journal->free_count = journal_capacity;
-    for (int i = 0; i < journal_capacity; i++)
+    // Room is left for what is to fly. Those beyond it are forgotten by a crash that comes before their turn.
+    journal->suspect_entries = Min(*count, journal_capacity / 2);
+    write_suspects(journal->file, *suspects, journal->suspect_entries);
+    journal->free_count = journal_capacity - journal->suspect_entries;
+    for (int i = 0; i < journal->free_count; i++)
         journal->free_entries[i] = journal_capacity - 1 - i; // the first entries are used first
     return journal;
 }
@@ -148,6 +175,8 @@ void journal_close(Journal *journal) {
 int journal_took_off(void *context, const core::Uuid &uuid, int64_t subscription, bool alone,
                      const core::CrashCount &before) {
     Journal *journal = (Journal *)context;
+    if (before.crashes > 0)
+        journal_acquitted(journal, uuid); // it gets an entry like any other
     if (journal->free_count == 0)
         return -1; // sent, but not remembered: only possible while results cannot be recorded
     int slot = journal->free_entries[--journal->free_count];
@@ -168,6 +197,15 @@ void journal_landed(void *context, int slot) {
     journal->free_entries[journal->free_count++] = slot;
 }
 
+void journal_acquitted(void *context, const core::Uuid &uuid) {
+    Journal *journal = (Journal *)context;
+    for (int slot = 0; slot < journal->suspect_entries; slot++) {
+        const Entry &entry = journal->file->entries[slot];
+        if (entry.state == ENTRY_SUSPECT && memcmp(entry.uuid.bytes, uuid.bytes, sizeof(uuid.bytes)) == 0)
+            journal_landed(journal, slot);
+    }
+}
+
 bool journal_has(const core::Uuid &uuid) {
     JournalFile *copy = (JournalFile *)palloc(sizeof(JournalFile));
     bool found = false;
@@ -176,7 +214,7 @@ bool journal_has(const core::Uuid &uuid) {
             continue;
         for (const Entry &entry : copy->entries)
             found = found ||
-                    (entry.state != ENTRY_FREE && memcmp(entry.uuid.bytes, uuid.bytes, sizeof(uuid.bytes)) == 0);
+                    (flies(entry) && memcmp(entry.uuid.bytes, uuid.bytes, sizeof(uuid.bytes)) == 0);
     }
     pfree(copy);
     return found;
@@ -203,7 +241,7 @@ WHISPERER_SQL_FUNCTION(whisperer_in_flight_list) {
         if (!read_journal(shard, copy))
             continue;
         for (const Entry &entry : copy->entries) {
-            if (entry.state == ENTRY_FREE || sight_of_subscription(fcinfo, entry.subscription) == Sight::none)
+            if (!flies(entry) || sight_of_subscription(fcinfo, entry.subscription) == Sight::none)
                 continue;
             pg_uuid_t uuid;
             memcpy(uuid.data, entry.uuid.bytes, sizeof(uuid.data));

@@ -2,7 +2,7 @@
 //
 // Deliveries are not claimed in the table, so after a crash nobody would know what had been sent. Each delivery worker keeps
 // a small file in the data directory, pg_whisperer/<database>.<shard>.journal, mapped into memory: one entry per request in
-// flight. The mapping outlives the process, also one killed by a signal; it need not survive a power cut (nothing is lost
+// flight, and per suspect that waits to be sent again. The mapping outlives the process, also one killed by a signal; it need not survive a power cut (nothing is lost
 // then: the table has every delivery, and only the count of crashes starts anew).
 //
 // Written by its worker only, read by anybody (whisperer.in_flight_list()).
@@ -18,9 +18,11 @@ struct Journal;
 struct Suspect {
     core::Uuid uuid;
     core::CrashCount count;
+    int64 subscription;
 };
 
-// Maps the worker's journal, hands out what an earlier process left in it (palloc'ed array), and empties it. Suspects
+// Maps the worker's journal and hands out what an earlier process left in it (palloc'ed array). It stays there with its
+// count until it is sent again or journal_acquitted(), or the next crash would forget those whose turn had not come. Suspects
 // that were left by other shards (the number of workers may have changed) are taken over by shard 0. ERROR if the file
 // cannot be made.
 Journal *journal_open(Oid database, int shard, Suspect **suspects, int *count);
@@ -32,6 +34,7 @@ void journal_close(Journal *journal);
 int journal_took_off(void *journal, const core::Uuid &uuid, int64_t subscription, bool alone,
                      const core::CrashCount &before);
 void journal_landed(void *journal, int slot);
+void journal_acquitted(void *journal, const core::Uuid &uuid);
 
 // Does a worker of this database have the delivery in flight now? Reads files.
 bool journal_has(const core::Uuid &uuid);
