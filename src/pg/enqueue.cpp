@@ -9,6 +9,7 @@ extern "C" {
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/pg_prng.h"
+#include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -67,8 +68,8 @@ Statement insert_deliveries = {"INSERT INTO whisperer.delivery (uuid, subscripti
 Statement insert_failed = {
     "INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, event_type, relation_schema, "
     "relation_name,"
-    " error, request_datetimes, created_date, modified_date)"
-    " SELECT d.u, d.s, 'failed', 0, $3, $4, $5, $6, '{}', $7, $7 FROM unnest($1, $2) AS d (u, s)",
+    " error, reason, request_datetimes, created_date, modified_date)"
+    " SELECT d.u, d.s, 'failed', 0, $3, $4, $5, 'the body could not be made', $6, '{}', $7, $7 FROM unnest($1, $2) AS d (u, s)",
     7,
     {UUIDARRAYOID, INT8ARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
     nullptr};
@@ -271,6 +272,11 @@ pg_uuid_t *enqueue_events(const EventOrigin &origin, const Recipients &recipient
     return uuids;
 }
 
+// At most 8 kB of what may be as long as a user's function likes.
+static Datum clipped_text(const char *text) {
+    return PointerGetDatum(cstring_to_text_with_len(text, pg_mbcliplen(text, (int)strlen(text), 8192)));
+}
+
 void enqueue_failed(const EventOrigin &origin, const Recipients &recipients, const char *error) {
     if (recipients.count == 0)
         return;
@@ -290,7 +296,7 @@ void enqueue_failed(const EventOrigin &origin, const Recipients &recipients, con
     Datum arguments[7] = {
         make_array(uuids, nullptr, n, UUIDOID),        make_array(subscriptions, nullptr, n, INT8OID),
         CStringGetTextDatum(origin.event_type),        text_or_null(origin.relation_schema, &nulls[3]),
-        text_or_null(origin.relation_name, &nulls[4]), CStringGetTextDatum(error),
+        text_or_null(origin.relation_name, &nulls[4]), clipped_text(error),
         TimestampTzGetDatum(GetCurrentTimestamp()),
     };
     internal_execute(&insert_failed, arguments, nulls);

@@ -37,8 +37,8 @@ struct EventOrigin {
 pg_uuid_t *enqueue_events(const EventOrigin &origin, const Recipients &recipients,
                           const PayloadText *payloads, int count);
 
-// whisperer.trigger_errors = record: one event, a settled delivery per recipient, failed, with the reason and
-// no payload.
+// whisperer.trigger_errors = record: one event, a settled delivery per recipient, failed, without a body. The
+// error, which may tell of the data, is kept as its reason, which monitors do not see; 8 kB of it at most.
 void enqueue_failed(const EventOrigin &origin, const Recipients &recipients, const char *error);
 
 // A new UUIDv7 for event or delivery.

@@ -7,6 +7,7 @@
 
 extern "C" {
 #include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -23,6 +24,8 @@ namespace {
 
 // A job that was taken up so often, and no process survived it, is given up.
 constexpr int most_runs = 3;
+// Bytes kept of a function's error, which may be as long as the function likes.
+constexpr int longest_error = 8192;
 
 Statement known_statement = {
     "SELECT k.owner FROM unnest($2, $3) AS k (owner, mark) CROSS JOIN LATERAL (SELECT FROM whisperer.job j"
@@ -245,7 +248,8 @@ void queue_fail(JobKind kind, const JobKey &job, const JobFailure &failure) {
     nulls[5] = failure.function == nullptr ? 'n' : ' ';
     arguments[5] = failure.function == nullptr ? (Datum)0 : CStringGetTextDatum(failure.function);
     arguments[6] = CStringGetTextDatum(unpack_sql_state(failure.sqlstate));
-    arguments[7] = CStringGetTextDatum(failure.error);
+    arguments[7] = PointerGetDatum(cstring_to_text_with_len(
+        failure.error, pg_mbcliplen(failure.error, (int)strlen(failure.error), longest_error)));
     arguments[8] = TimestampTzGetDatum(GetCurrentTimestamp());
     uint64 rows = internal_execute(&fail_statement, arguments, nulls);
     if (rows > 0) {

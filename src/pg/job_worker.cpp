@@ -28,8 +28,10 @@
 
 extern "C" {
 #include "catalog/pg_type.h"
+#include "common/pg_prng.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -155,6 +157,13 @@ void make_call(Run *run) {
     commit();
 }
 
+// What a function leaves in the session beyond its transaction, the next owner's shall not find; nor know what random() will
+// say.
+void forget_session() {
+    advisory_locks_release_all();
+    (void)DirectFunctionCall1(setseed, Float8GetDatum(pg_prng_double(&pg_global_prng_state)));
+}
+
 // True: the call is done with, or was never to be made. Else *failure says why not; null for a call that is
 // only put off.
 bool try_call(Run *run, JobFailure *failure) {
@@ -174,7 +183,7 @@ bool try_call(Run *run, JobFailure *failure) {
     }
     PG_END_TRY();
     MemoryContextSwitchTo(worker.loop);
-    advisory_locks_release_all();
+    forget_session();
     if (ok)
         return true;
     bool cancelled = error->sqlerrcode == ERRCODE_QUERY_CANCELED;

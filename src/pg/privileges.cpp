@@ -50,6 +50,8 @@ constexpr Needed functions[] = {
     {"shown_headers", SUBSCRIBE | MONITOR},
     {"shown_body", SUBSCRIBE | MONITOR},
     {"shown_response", SUBSCRIBE | MONITOR},
+    {"shown_reason", SUBSCRIBE | MONITOR},
+    {"shown_failure", SUBSCRIBE | MONITOR},
     {"worker_list", MONITOR},
     {"statistics_row", MONITOR},
 };
@@ -79,7 +81,7 @@ constexpr const char *columns[][2] = {
      "uuid, subscription_id, state, attempts, event_type, relation_schema, relation_name,"
      " response_http_status, response_time, error, request_datetimes, created_date, modified_date"},
     {"custom_countdown", "choice, countdown, validator, owner_oid, owner_name, owner_system, created_date"},
-    {"function_failure", "subscription_id, uuid, attempt, kind, function, sqlstate, error, occurred"},
+    {"function_failure", "subscription_id, uuid, attempt, kind, function, sqlstate, occurred"},
 };
 
 bool needs(const Needed *list, size_t count, const char *name, unsigned levels) {

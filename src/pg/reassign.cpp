@@ -2,6 +2,7 @@
 #include "pg/prelude.hpp"
 
 #include "pg/access.hpp"
+#include "pg/countdown_config.hpp"
 #include "pg/error_capture.hpp"
 #include "pg/errors.hpp"
 #include "pg/home.hpp"
@@ -55,22 +56,7 @@ void check_unique(Datum *arguments) {
 
 // Functions run as the owner. Whoever has not the new owner's privileges could otherwise subscribe with a
 // function of his, and give the subscription away to have it run as somebody mightier.
-void check_functions(Oid caller, Oid new_owner, Datum *arguments) {
-    static Statement find = {
-        "SELECT pg_catalog.format('subscription %s', id) FROM whisperer.subscription WHERE " OF_OLD_OWNER
-        " AND ended_date IS NULL AND (callback IS NOT NULL OR EXISTS (SELECT FROM whisperer.custom_countdown "
-        "c"
-        " WHERE c.choice = retry_countdown_config OPERATOR(pg_catalog.->>) 'choice'))"
-        " UNION ALL SELECT pg_catalog.format('event type %L', event_type) FROM whisperer.event_type_entry"
-        " WHERE owner_name = $1 AND (owner_system <> $3 OR owner_oid <> $2)"
-        " AND (serializer IS NOT NULL OR customizer IS NOT NULL) LIMIT 1",
-        3,
-        {TEXTOID, OIDOID, INT8OID},
-        nullptr};
-    if (has_privs_of_role(caller, new_owner) || internal_execute(&find, arguments) == 0)
-        return;
-    bool is_null;
-    const char *what = TextDatumGetCString(spi_value(0, 1, &is_null));
+[[noreturn]] void raise_runs_functions(Oid caller, Oid new_owner, const char *what) {
     ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
             errmsg("permission denied to give what runs functions to role \"%s\"",
                    GetUserNameFromId(new_owner, false)),
@@ -79,20 +65,57 @@ void check_functions(Oid caller, Oid new_owner, Datum *arguments) {
             errhint("Let a member of that role, or a superuser, do it."));
 }
 
+bool has_custom_countdown(uint64 row, int number) {
+    bool is_null;
+    Datum config = spi_value(row, number, &is_null);
+    CustomChoice custom;
+    return !is_null && countdown_is_custom(DatumGetJsonbP(config), &custom);
+}
+
 struct Move {
+    Oid caller;
+    Oid new_owner;
     Datum *arguments;
 };
 
-// $4: the new owner's name.
-void move_subscriptions(void *argument) {
-    static Statement move = {
-        "UPDATE whisperer.subscription SET owner_oid = $2, owner_name = $4, owner_system = $3, owner_dropped "
-        "= false,"
-        " modified_date = pg_catalog.now(), change_xid = pg_catalog.pg_current_xact_id() WHERE " OF_OLD_OWNER,
+// The moves look at the rows as they move them, since a function may have been set a moment ago by somebody who had the row
+// locked. $4: the new owner's name.
+
+void move_types(const Move &move) {
+    static Statement statement = {
+        "WITH moved AS (UPDATE whisperer.event_type_entry SET owner_oid = $2, owner_name = $4, owner_system = $3"
+        " WHERE owner_name = $1 AND (owner_system <> $3 OR owner_oid <> $2)"
+        " RETURNING event_type, serializer, customizer)"
+        " SELECT pg_catalog.format('event type %L', event_type) FROM moved"
+        " WHERE serializer IS NOT NULL OR customizer IS NOT NULL",
         4,
         {TEXTOID, OIDOID, INT8OID, TEXTOID},
         nullptr};
-    internal_execute(&move, ((Move *)argument)->arguments);
+    bool is_null;
+    if (internal_execute(&statement, move.arguments) > 0 && !has_privs_of_role(move.caller, move.new_owner))
+        raise_runs_functions(move.caller, move.new_owner, TextDatumGetCString(spi_value(0, 1, &is_null)));
+}
+
+// Ended ones, too: their last callbacks may still wait to be called.
+void move_subscriptions(void *argument) {
+    static Statement statement = {
+        "WITH moved AS (UPDATE whisperer.subscription SET owner_oid = $2, owner_name = $4, owner_system = $3,"
+        " owner_dropped = false, modified_date = pg_catalog.now(), change_xid = pg_catalog.pg_current_xact_id()"
+        " WHERE " OF_OLD_OWNER " RETURNING id, callback, retry_countdown_config, ended_date)"
+        " SELECT pg_catalog.format('subscription %s', id), callback IS NOT NULL,"
+        " CASE WHEN ended_date IS NULL THEN retry_countdown_config END FROM moved",
+        4,
+        {TEXTOID, OIDOID, INT8OID, TEXTOID},
+        nullptr};
+    const Move *move = (const Move *)argument;
+    uint64 rows = internal_execute(&statement, move->arguments);
+    if (has_privs_of_role(move->caller, move->new_owner))
+        return;
+    for (uint64 row = 0; row < rows; row++) {
+        bool is_null;
+        if (DatumGetBool(spi_value(row, 2, &is_null)) || has_custom_countdown(row, 3))
+            raise_runs_functions(move->caller, move->new_owner, TextDatumGetCString(spi_value(row, 1, &is_null)));
+    }
 }
 
 void reassign(Oid caller, const char *old_owner, Oid new_owner) {
@@ -103,12 +126,6 @@ void reassign(Oid caller, const char *old_owner, Oid new_owner) {
         1,
         {TEXTOID},
         nullptr};
-    static Statement move_types = {"UPDATE whisperer.event_type_entry SET owner_oid = $2, owner_name = $4, "
-                                   "owner_system = $3 WHERE owner_name = $1"
-                                   " AND (owner_system <> $3 OR owner_oid <> $2)",
-                                   4,
-                                   {TEXTOID, OIDOID, INT8OID, TEXTOID},
-                                   nullptr};
     static Statement move_countdowns = {"UPDATE whisperer.custom_countdown SET owner_oid = $2, owner_name = "
                                         "$4, owner_system = $3 WHERE owner_name = $1"
                                         " AND (owner_system <> $3 OR owner_oid <> $2)",
@@ -127,10 +144,9 @@ void reassign(Oid caller, const char *old_owner, Oid new_owner) {
             errdetail("Nor does one that was dropped own a subscription or an event type under that name."),
             errhint("The owners are in whisperer.subscriptions and whisperer.event_types."));
     check_unique(arguments);
-    check_functions(caller, new_owner, arguments);
-    internal_execute(&move_types, arguments);
+    Move move = {caller, new_owner, arguments};
+    move_types(move);
     internal_execute(&move_countdowns, arguments); // which run as the subscriptions' owners
-    Move move = {arguments};
     CapturedError error;
     if (capture_error(move_subscriptions, &move, &error, ERRCODE_UNIQUE_VIOLATION))
         ereport(ERROR, errcode(ERRCODE_WH_ALREADY_SUBSCRIBED),

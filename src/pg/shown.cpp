@@ -5,6 +5,7 @@
 
 #include "pg/jsonb_input.hpp"
 #include "pg/own_table.hpp"
+#include "pg/relation_name.hpp"
 #include "pg/transcode.hpp"
 #include "pg/view_functions.hpp"
 #include "pg/visibility.hpp"
@@ -13,6 +14,7 @@ extern "C" {
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/jsonb.h"
+#include "utils/timestamp.h"
 #include "utils/uuid.h"
 }
 
@@ -71,6 +73,8 @@ enum DeliveryColumn {
     RESPONSE_CONTENT,
     DELIVERY_COLUMNS
 };
+
+constexpr const char *failure_columns[] = {"uuid", "subscription_id", "occurred", "error"};
 
 constexpr const char *delivery_columns[DELIVERY_COLUMNS] = {
     "uuid", "subscription_id", "event_type", "body", "payload", "event_uuid", "response_content"};
@@ -165,4 +169,49 @@ WHISPERER_SQL_FUNCTION(whisperer_shown_response) {
     if (is_null)
         PG_RETURN_NULL();
     PG_RETURN_DATUM(content);
+}
+
+// whisperer.shown_reason(uuid): why there is no body, in the words of a function of the event type's.
+WHISPERER_SQL_FUNCTION(whisperer_shown_reason) {
+    constexpr const char *columns[] = {"uuid", "subscription_id", "reason"};
+    if (PG_ARGISNULL(0))
+        PG_RETURN_NULL();
+    OwnTable table;
+    own_open(&table, "history", columns, lengthof(columns));
+    HeapTuple row = own_find(table, "history_pkey", F_UUID_EQ, PG_GETARG_DATUM(0));
+    bool is_null = true;
+    char *reason = nullptr;
+    if (row != nullptr &&
+        sight_of_subscription(fcinfo, DatumGetInt64(own_value(table, row, 1, &is_null))) == Sight::full)
+        reason = own_text(table, row, 2);
+    own_close(&table);
+    if (reason == nullptr)
+        PG_RETURN_NULL();
+    PG_RETURN_TEXT_P(cstring_to_text(reason));
+}
+
+// whisperer.shown_failure(subscription_id, uuid, occurred): the error of a call of a function.
+WHISPERER_SQL_FUNCTION(whisperer_shown_failure) {
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2) ||
+        sight_of_subscription(fcinfo, PG_GETARG_INT64(0)) != Sight::full)
+        PG_RETURN_NULL();
+    OwnTable table;
+    own_open(&table, "function_failure", failure_columns, lengthof(failure_columns));
+    ScanKeyData key;
+    ScanKeyInit(&key, table.columns[0], BTEqualStrategyNumber, F_UUID_EQ, PG_GETARG_DATUM(1));
+    SysScanDesc scan = systable_beginscan(table.relation, relation_of_name("whisperer", "function_failure_by_uuid"), true,
+                                          own_snapshot(), 1, &key);
+    char *error = nullptr;
+    for (HeapTuple row; error == nullptr && HeapTupleIsValid(row = systable_getnext(scan));) {
+        bool is_null;
+        // The subscription was judged, so it must be this one's.
+        if (DatumGetInt64(own_value(table, row, 1, &is_null)) == PG_GETARG_INT64(0) &&
+            DatumGetTimestampTz(own_value(table, row, 2, &is_null)) == PG_GETARG_TIMESTAMPTZ(2))
+            error = own_text(table, row, 3);
+    }
+    systable_endscan(scan);
+    own_close(&table);
+    if (error == nullptr)
+        PG_RETURN_NULL();
+    PG_RETURN_TEXT_P(cstring_to_text(error));
 }

@@ -146,7 +146,8 @@ CREATE TABLE whisperer.history (
     error text,
     request_datetimes timestamptz[] NOT NULL,
     created_date timestamptz NOT NULL,
-    modified_date timestamptz NOT NULL -- the settlement
+    modified_date timestamptz NOT NULL, -- the settlement
+    reason text -- what a function of the event type's said when there was to be a body: it may tell of the data
 );
 CREATE INDEX history_by_subscription ON whisperer.history (subscription_id, modified_date);
 CREATE INDEX history_by_subscription_created ON whisperer.history (subscription_id, created_date);

@@ -91,3 +91,13 @@ CREATE FUNCTION whisperer.shown_response(state text, delivery uuid) RETURNS text
     LANGUAGE c STABLE PARALLEL SAFE COST 50 AS 'MODULE_PATHNAME', 'whisperer_shown_response';
 COMMENT ON FUNCTION whisperer.shown_response(text, uuid) IS
     'Internal: what the receiver answered last; NULL to monitors, of others';
+
+CREATE FUNCTION whisperer.shown_reason(delivery uuid) RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE COST 50 AS 'MODULE_PATHNAME', 'whisperer_shown_reason';
+COMMENT ON FUNCTION whisperer.shown_reason(uuid) IS
+    'Internal: why a delivery has no body; NULL to monitors, of others';
+
+CREATE FUNCTION whisperer.shown_failure(subscription_id bigint, delivery uuid, occurred timestamptz) RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE COST 50 AS 'MODULE_PATHNAME', 'whisperer_shown_failure';
+COMMENT ON FUNCTION whisperer.shown_failure(bigint, uuid, timestamptz) IS
+    'Internal: what went wrong in a call of a callback or countdown; NULL to monitors, of others';
