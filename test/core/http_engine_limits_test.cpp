@@ -403,7 +403,7 @@ TEST(HttpProxy, RefusalIsTheProxysFailure) {
     EXPECT_NE(outcome.error.find("403"), std::string::npos) << outcome.error;
 }
 
-TEST(HttpProxy, EnvironmentIsIgnored) {
+TEST(HttpProxy, EnvironmentIsIgnored) { // parity row 42
     Server server(answer_all());
     setenv("http_proxy", "http://127.0.0.1:1", 1);
     setenv("all_proxy", "http://127.0.0.1:1", 1);

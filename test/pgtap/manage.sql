@@ -1,4 +1,4 @@
--- retry, retry_failed, cancel, prune: what they do to the tables, in one transaction that no worker ever sees.
+-- retry (parity row 38), retry_failed, cancel, prune (parity row 37): what they do to the tables, in one transaction that no worker ever sees.
 BEGIN;
 SELECT plan(53);
 

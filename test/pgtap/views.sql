@@ -1,4 +1,4 @@
--- webhook_events, pending, failed, subscription_health: columns, what they show, and the plans that keep them fast.
+-- webhook_events, pending, failed, subscription_health (parity rows 23, 39, 40): columns, what they show, and the plans that keep them fast.
 BEGIN;
 SELECT plan(40);
 

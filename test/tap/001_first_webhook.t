@@ -1,5 +1,5 @@
 # The main job: a trigger raises an event inside a transaction, and after the commit the subscriber
-# gets one signed POST.  A rollback sends nothing.
+# gets one signed POST.  A rollback sends nothing (parity row 32).
 use strict;
 use warnings;
 

@@ -1,4 +1,4 @@
-# Both signatures, for every kind of secret, verified by implementations that are not ours: the
+# Both signatures (parity row 12), for every kind of secret, verified by implementations that are not ours: the
 # standardwebhooks package, Node's HMAC (verify.mjs) and Perl's.
 use strict;
 use warnings;

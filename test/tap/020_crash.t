@@ -1,5 +1,5 @@
 # A delivery worker killed with SIGKILL, and an immediate shutdown, each with thousands of deliveries
-# waiting: all of them arrive afterwards, and only what was in flight may arrive twice.
+# waiting: all of them arrive afterwards, and only what was in flight may arrive twice (parity row 33).
 use strict;
 use warnings;
 

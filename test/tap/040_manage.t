@@ -1,4 +1,4 @@
-# retry, cancel, prune and wait_until_settled while other sessions do something to the same deliveries.
+# retry (parity row 38), cancel, prune (parity row 37) and wait_until_settled while other sessions do something to the same deliveries.
 # Nothing is sent here (whisperer.enabled = off): the worker's part is played by a session.
 use strict;
 use warnings;

@@ -44,7 +44,7 @@ for my $path ('/one', '/two')
 			payload => { id => 1, customer => "Ada \x{e9}" },
 			version => 2
 		},
-		"row 4, $path: serializer and customizer, with the delivery's own uuid");
+		"parity row 4, $path: serializer and customizer, with the delivery's own uuid");
 	my $recorded = $node->safe_psql('postgres',
 		"SELECT request_payload FROM whisperer.webhook_events WHERE uuid = '$requests[0]{id}' AND delivered");
 	is($requests[0]{body}, $recorded,

@@ -1,4 +1,4 @@
-# Roles at work (contract 11; parity row 40): a writer without any privilege raises events that arrive; a dropped owner's deliveries are
+# Roles at work (contract 11; parity rows 11, 40): a writer without any privilege raises events that arrive; a dropped owner's deliveries are
 # kept and not sent, also when a role gets its name again, until reassign(); grants come along in dumps, to another
 # cluster whose roles have other numbers, too; what a role lost is not sent to it; no secret is in the log.
 use strict;

@@ -68,7 +68,7 @@ sub failed { my ($count, $id) = @_; $node->poll_until('postgres', "SELECT count(
 
 is(sql('SELECT callbacks, callback_errors FROM whisperer.statistics'), '3|0', 'statistics count the calls');
 
-# What goes wrong in a callback is recorded and harms nothing.
+# What goes wrong in a callback is recorded and harms nothing; it runs as its owner, restricted (parity row 25).
 $node->safe_psql('postgres', q{
 	CREATE FUNCTION app.raises(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
 		$$ BEGIN INSERT INTO app.called (role) VALUES ('from raises'); RAISE EXCEPTION 'no thanks'; END $$;

@@ -1,5 +1,5 @@
 # Authentication by token (parity row 15): config.auth of auth_type token posts a form to a token server, and sends the token
-# that it gets. Basic (row 14) beside it.
+# that it gets. Basic (parity row 14) beside it.
 use strict;
 use warnings;
 

@@ -1,4 +1,5 @@
-# Every way in which a receiver answers or does not: what is recorded of the attempt, and what comes next.
+# Every way in which a receiver answers or does not: what is recorded of the attempt, and what comes next (parity rows 20,
+# 21, 22).
 use strict;
 use warnings;
 
