@@ -29,30 +29,43 @@ constexpr long recheck_ms = 1000;
 
 Statement snapshot_now = {"SELECT pg_catalog.pg_current_snapshot()", 0, {}, nullptr};
 
-// $1: the snapshot of the call; $2: subscriptions visible, or null for all. For each subscription the retry
-// that is due last, or else the newest first attempt: both at the far ends of their indexes, where the rows
-// already finished are not.
+// Was it there at the call? $1: the snapshot of the call, $3: its time. A delivery that was attempted may
+// have been handed to the worker anew since, by retry() or by the process of a custom countdown, under the
+// transaction of that: then it is told by when it was raised.
+#define THERE_AT_CALL(row)                                                                                   \
+    "(pg_catalog.pg_visible_in_snapshot(" row ".xid, $1)"                                                    \
+    " OR " row ".attempts OPERATOR(pg_catalog.>) 0 AND " row ".created_date OPERATOR(pg_catalog.<) $3)"
+
+// $2: subscriptions visible, or null for all. For each subscription the retry that is due last, or else the
+// newest first attempt: both at the far ends of their indexes, where the rows already finished are not; or
+// what was handed over anew, which has an index of its own.
 Statement find_witness = {
     "SELECT d.uuid FROM whisperer.subscription s CROSS JOIN LATERAL ("
     "(SELECT r.uuid FROM whisperer.delivery r WHERE r.subscription_id = s.id AND r.due IS NOT NULL"
-    " AND pg_catalog.pg_visible_in_snapshot(r.xid, $1) ORDER BY r.due DESC LIMIT 1)"
-    " UNION ALL "
-    "(SELECT n.uuid FROM whisperer.delivery n WHERE n.subscription_id = s.id AND n.due IS NULL"
-    " AND n.xid OPERATOR(pg_catalog.<) pg_catalog.pg_snapshot_xmax($1)"
-    " AND pg_catalog.pg_visible_in_snapshot(n.xid, $1) ORDER BY n.xid DESC, n.uuid DESC LIMIT 1)"
-    ") d WHERE $2 IS NULL OR s.id = ANY ($2) LIMIT 1",
-    2,
-    {PG_SNAPSHOTOID, INT8ARRAYOID},
+    " AND " THERE_AT_CALL(
+        "r") " ORDER BY r.due DESC LIMIT 1)"
+             " UNION ALL "
+             "(SELECT n.uuid FROM whisperer.delivery n WHERE n.subscription_id = s.id AND n.due IS NULL"
+             " AND n.xid OPERATOR(pg_catalog.<) pg_catalog.pg_snapshot_xmax($1)"
+             " AND pg_catalog.pg_visible_in_snapshot(n.xid, $1) ORDER BY n.xid DESC, n.uuid DESC LIMIT 1)"
+             " UNION ALL "
+             "(SELECT a.uuid FROM whisperer.delivery a WHERE a.subscription_id = s.id AND a.due IS NULL"
+             " AND a.attempts OPERATOR(pg_catalog.>) 0 AND a.created_date OPERATOR(pg_catalog.<) $3 LIMIT 1)"
+             ") d WHERE $2 IS NULL OR s.id = ANY ($2) LIMIT 1",
+    3,
+    {PG_SNAPSHOTOID, INT8ARRAYOID, TIMESTAMPTZOID},
     nullptr};
 
-Statement see_witness = {"SELECT 1 FROM whisperer.delivery"
-                         " WHERE uuid = $2 AND pg_catalog.pg_visible_in_snapshot(xid, $1)",
-                         2,
-                         {PG_SNAPSHOTOID, UUIDOID},
+Statement see_witness = {"SELECT 1 FROM whisperer.delivery d WHERE d.uuid = $2 AND " THERE_AT_CALL("d"),
+                         3,
+                         {PG_SNAPSHOTOID, UUIDOID, TIMESTAMPTZOID},
                          nullptr};
 
+#undef THERE_AT_CALL
+
 struct Wait {
-    Datum at_call;      // pg_snapshot
+    Datum at_call; // pg_snapshot
+    TimestampTz called;
     ArrayType *visible; // null: all
     bool has_witness;
     pg_uuid_t witness;
@@ -68,6 +81,7 @@ uint64 look(Statement *statement, Datum *arguments, const char *nulls) {
 
 void wait_start(Wait *wait, Oid caller) {
     MemoryContext keep = CurrentMemoryContext;
+    wait->called = GetCurrentTimestamp();
     InternalSql sql;
     internal_begin(&sql);
     look(&snapshot_now, nullptr, nullptr);
@@ -86,7 +100,7 @@ void wait_start(Wait *wait, Oid caller) {
 bool witness_waits(Wait *wait) {
     if (!wait->has_witness)
         return false;
-    Datum arguments[2] = {wait->at_call, UUIDPGetDatum(&wait->witness)};
+    Datum arguments[3] = {wait->at_call, UUIDPGetDatum(&wait->witness), TimestampTzGetDatum(wait->called)};
     return look(&see_witness, arguments, nullptr) > 0;
 }
 
@@ -94,8 +108,9 @@ bool all_settled(Wait *wait) {
     InternalSql sql;
     internal_begin(&sql);
     if (!witness_waits(wait)) {
-        Datum arguments[2] = {wait->at_call, PointerGetDatum(wait->visible)};
-        wait->has_witness = look(&find_witness, arguments, wait->visible == nullptr ? " n" : nullptr) > 0;
+        Datum arguments[3] = {wait->at_call, PointerGetDatum(wait->visible),
+                              TimestampTzGetDatum(wait->called)};
+        wait->has_witness = look(&find_witness, arguments, wait->visible == nullptr ? " n " : nullptr) > 0;
         if (wait->has_witness) {
             bool is_null;
             wait->witness = *DatumGetUUIDP(spi_value(0, 1, &is_null));

@@ -120,6 +120,8 @@ CREATE TABLE whisperer.delivery (
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX delivery_new ON whisperer.delivery (subscription_id, xid, uuid) WHERE due IS NULL;
 CREATE INDEX delivery_retry ON whisperer.delivery (subscription_id, due, uuid) WHERE due IS NOT NULL;
+-- What was attempted and handed to the worker anew, since: few, and for wait_until_settled() alone.
+CREATE INDEX delivery_anew ON whisperer.delivery (subscription_id) WHERE due IS NULL AND attempts > 0;
 CREATE INDEX delivery_by_subscription ON whisperer.delivery (subscription_id, created_date);
 CREATE INDEX delivery_by_created ON whisperer.delivery (created_date);
 CREATE INDEX delivery_by_modified ON whisperer.delivery (modified_date);

@@ -179,6 +179,15 @@ for my $isolation ('READ COMMITTED', 'REPEATABLE READ')
 	$one->run(cancel(2));
 	is($two->finish, 't', "$isolation: the last one settled: it returns, whatever was raised meanwhile");
 }
+# What another session, or the process of a custom countdown, hands to the worker anew was there all the same.
+for my $adopted ('NULL', q{'2100-01-01'})
+{
+	fresh(1 => 'pending');
+	$two->start(q{SELECT whisperer.wait_until_settled('3 s')});
+	$two->until_it_waits('Extension');
+	$one->run('BEGIN; ' . retry(1) . "; UPDATE whisperer.delivery SET due = $adopted; COMMIT");
+	is($two->finish, 'f', "retried meanwhile, due $adopted: it still waits");
+}
 fresh(1 => 'pending');
 my $start = time();
 is($two->run(q{SELECT whisperer.wait_until_settled('300 ms')}), 'f', 'the time is up');
