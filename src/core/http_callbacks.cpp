@@ -21,7 +21,8 @@ bool starts_with(std::string_view text, std::string_view lower_case) noexcept {
            strncasecmp(text.data(), lower_case.data(), lower_case.size()) == 0;
 }
 
-// "HTTP/1.1 204 No Content": libcurl has checked it; 0 if it has not.
+// "HTTP/1.1 204 No Content" (RFC 9112, section 4: three digits); 0 if it is none. libcurl checks most of it, some versions
+// not that the digits end there.
 int status_of(std::string_view line) noexcept {
     const size_t space = line.find(' ');
     if (space == std::string_view::npos || line.size() < space + 4)
@@ -32,7 +33,7 @@ int status_of(std::string_view line) noexcept {
             return 0;
         status = 10 * status + (digit - '0');
     }
-    return status;
+    return line.size() > space + 4 && line[space + 4] != ' ' ? 0 : status;
 }
 
 void keep_header(Transfer &transfer, std::string_view line) {
@@ -49,23 +50,27 @@ void keep_header(Transfer &transfer, std::string_view line) {
     transfer.headers.append(line);
 }
 
-void take_header(Transfer &transfer, std::string_view line) {
+// False: this is no HTTP.
+bool take_header(Transfer &transfer, std::string_view line) {
     while (!line.empty() && (line.back() == '\n' || line.back() == '\r'))
         line.remove_suffix(1);
     if (transfer.block_ended) {
         if (transfer.status >= 200)
-            return; // a trailer field after a chunked body: counted, not kept
+            return true; // a trailer field after a chunked body: counted, not kept
         // A status line: of the first block, or of the one after an interim response (RFC 9110,
         // section 15.2).
         transfer.block_ended = false;
         transfer.status = status_of(line);
         transfer.headers.clear();
         transfer.retry_after_size = 0;
-    } else if (line.empty()) {
+        return transfer.status != 0;
+    }
+    if (line.empty()) {
         transfer.block_ended = true;
     } else {
         keep_header(transfer, line);
     }
+    return true;
 }
 
 bool read_sockaddr(const sockaddr *from, Address *to) noexcept {
@@ -109,7 +114,10 @@ size_t on_header(char *data, size_t size, size_t count, void *user) noexcept {
         return 0; // ends the transfer
     }
     try {
-        take_header(transfer, {data, length});
+        if (!take_header(transfer, {data, length})) {
+            transfer.bad_status_line = true;
+            return 0;
+        }
     } catch (const std::bad_alloc &) {
         transfer.out_of_memory = true;
         return 0;

@@ -118,6 +118,11 @@ void judge_outcome(Transfer &transfer, CURLcode code) noexcept {
         transfer.explain("out of memory");
         return;
     }
+    if (transfer.bad_status_line) {
+        transfer.failure = Failure::malformed;
+        transfer.explain("the response does not begin with an HTTP status line");
+        return;
+    }
     if (transfer.headers_too_large) {
         transfer.failure = Failure::malformed;
         transfer.explain("the response's headers are larger than 64 kB");

@@ -111,6 +111,7 @@ struct Transfer {
     bool block_ended = true; // between header blocks: the next line is a status line, or a trailer
     bool truncated = false;
     bool headers_too_large = false;
+    bool bad_status_line = false;
     bool out_of_memory = false;
     size_t retry_after_at = 0;
     size_t retry_after_size = 0;

@@ -39,7 +39,8 @@ const UseRules &rules_of(FunctionUse use) {
     static const UseRules customizer = {"customizer", "(jsonb) returning jsonb", 1, {JSONBOID}};
     static const UseRules callback = {
         "callback", "(jsonb, text, jsonb, jsonb)", 4, {JSONBOID, TEXTOID, JSONBOID, JSONBOID}};
-    static const UseRules countdown = {"countdown", "(integer, jsonb) returning a number", 2, {INT4OID, JSONBOID}};
+    static const UseRules countdown = {
+        "countdown", "(integer, jsonb) returning a number", 2, {INT4OID, JSONBOID}};
     static const UseRules validator = {"validator", "(jsonb) returning jsonb", 1, {JSONBOID}};
     switch (use) {
     case FunctionUse::serializer:
@@ -70,7 +71,17 @@ struct GivenName {
             errhint("Give 'schema.function', or with its argument types 'schema.function(type, …)'."));
 }
 
-[[noreturn]] void raise_not_found(const UseRules &rules, const char *name) {
+[[noreturn]] void raise_not_found(const UseRules &rules, const char *name, List *names) {
+    // One of the name that takes something else is what was meant, more often than not.
+    FuncCandidateList other = FuncnameGetCandidates(names, -1, NIL, false, false, false, true);
+    if (other != nullptr)
+        ereport(
+            ERROR, errcode(ERRCODE_UNDEFINED_FUNCTION),
+            errmsg("%s: function %s does not exist", rules.argument, name),
+            errdetail("Looked for a function %s with the arguments %s.", name, rules.signature),
+            errhint(
+                "%s does not fit: the types must be these, and it must be a function that returns one value.",
+                function_stored_name(other->oid)));
     ereport(ERROR, errcode(ERRCODE_UNDEFINED_FUNCTION),
             errmsg("%s: function %s does not exist", rules.argument, name),
             errdetail("Looked for a function %s with the arguments %s.", name, rules.signature),
@@ -95,6 +106,8 @@ bool parse_types(char *list, GivenName *given) {
         char *comma = strchr(part, ',');
         if (comma != nullptr)
             *comma = '\0';
+        if (part[strspn(part, " \t\r\n")] == '\0')
+            return false; // versions differ in what the parser makes of nothing
         TypeName name = {part, InvalidOid};
         CapturedError error;
         if (capture_error(parse_type, &name, &error))
@@ -155,8 +168,8 @@ void check_result(FunctionUse use, Oid function) {
         return;
     const char *wanted = number ? "a number" : "jsonb";
     ereport(ERROR, errcode(ERRCODE_DATATYPE_MISMATCH),
-            errmsg("%s: function %s returns %s, not %s", rules_of(use).argument, function_stored_name(function),
-                   format_type_be(result), wanted),
+            errmsg("%s: function %s returns %s, not %s", rules_of(use).argument,
+                   function_stored_name(function), format_type_be(result), wanted),
             errhint("Make it return %s.", wanted));
 }
 
@@ -180,7 +193,7 @@ Oid function_find(FunctionUse use, const char *name) {
         found = candidate->oid;
     }
     if (!OidIsValid(found))
-        raise_not_found(rules, name);
+        raise_not_found(rules, name, given.names);
     // Another session's temporary schema will have this one's name some day.
     if (isAnyTempNamespace(get_func_namespace(found)))
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
