@@ -7,6 +7,7 @@
 
 extern "C" {
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "nodes/makefuncs.h"
@@ -15,6 +16,7 @@ extern "C" {
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "utils/typcache.h"
 }
 
@@ -44,11 +46,38 @@ Datum call_to_jsonb(Datum value, Oid type) {
     return FunctionCall1(&function, value);
 }
 
+// Whose rows they are: the owner of the table or composite type; who asks, where it is neither.
+Oid owner_of_rows(Oid type) {
+    HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(get_typ_typrelid(getBaseType(type))));
+    if (!HeapTupleIsValid(tuple))
+        return GetUserId();
+    Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
+    ReleaseSysCache(tuple);
+    return owner;
+}
+
+// to_jsonb() calls the function of a cast to json where a column's type has one: as the table's owner, since
+// a superuser's INSERT must not run it as a superuser.
+Datum call_as_owner(Datum value, Oid type) {
+    Oid user;
+    int context;
+    GetUserIdAndSecContext(&user, &context);
+    SetUserIdAndSecContext(owner_of_rows(type), context | SECURITY_RESTRICTED_OPERATION);
+    Datum result = call_to_jsonb(value, type);
+    SetUserIdAndSecContext(user, context);
+    return result;
+}
+
+const char *hint_for(const char *argument) {
+    return strcmp(argument, "instance") == 0 ? "Give a row, or a JSON object such as '{\"id\": 1}'."
+                                             : "Give a JSON object such as '{\"region\": \"eu\"}'.";
+}
+
 void require_object(Jsonb *value, const char *argument) {
     if (!JB_ROOT_IS_OBJECT(value))
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s must be a JSON object", argument),
                 errdetail("It is %s.", JB_ROOT_IS_SCALAR(value) ? "a scalar" : "an array"),
-                errhint("Give a row, or a JSON object such as '{\"id\": 1}'."));
+                errhint("%s", hint_for(argument)));
 }
 
 } // namespace
@@ -61,7 +90,7 @@ Jsonb *serialize_default(Datum value, Oid type) {
         return parse_json_object(TextDatumGetCString(value), "instance");
     else {
         int level = neutral_settings_begin();
-        result = DatumGetJsonbP(call_to_jsonb(value, type));
+        result = DatumGetJsonbP(call_as_owner(value, type));
         neutral_settings_end(level);
     }
     require_object(result, "instance");
@@ -82,7 +111,7 @@ Jsonb *parse_json_object(const char *text, const char *argument) {
         FlushErrorState();
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s is not valid JSON", argument),
                 errdetail_internal("%s", error->detail != nullptr ? error->detail : error->message),
-                errhint("Give a row, or the JSON text of an object such as '{\"id\": 1}'."));
+                errhint("%s", hint_for(argument)));
     }
     PG_END_TRY();
     require_object(result, argument);
