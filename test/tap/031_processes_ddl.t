@@ -3,6 +3,7 @@ use strict;
 use warnings;
 
 use PostgreSQL::Test::Utils;
+use File::Spec;
 use Test::More;
 use Time::HiRes qw(time);
 use Whisperer::Node;
@@ -76,7 +77,7 @@ pass('the new database has a worker');
 $node->safe_psql('template1', 'DROP EXTENSION whisperer');
 
 # SET TABLESPACE.
-my $directory = PostgreSQL::Test::Utils::tempdir();
+my $directory = File::Spec->rel2abs(PostgreSQL::Test::Utils::tempdir());
 $node->safe_psql('postgres', "CREATE TABLESPACE elsewhere LOCATION '$directory'");
 prompt('ALTER DATABASE after SET TABLESPACE elsewhere', 'SET TABLESPACE');
 $node->delivery_pids('after');
