@@ -89,6 +89,16 @@ BEGIN READ ONLY;
 SELECT whisperer.attach('package', 'package-created');
 ROLLBACK;
 
+-- By hand, with a filter that is none.
+CREATE TRIGGER by_hand AFTER INSERT ON package FOR EACH ROW
+    EXECUTE FUNCTION whisperer.deliver_event_trigger('package-created', 'nonsense');
+INSERT INTO package VALUES (9);
+DROP TRIGGER by_hand ON package;
+CREATE TRIGGER by_hand AFTER INSERT ON package FOR EACH ROW
+    EXECUTE FUNCTION whisperer.deliver_event_trigger('package-created', '[]');
+INSERT INTO package VALUES (9);
+DROP TRIGGER by_hand ON package;
+
 DROP VIEW triggers;
 DROP TABLE sale, package;
 DROP EXTENSION whisperer;

@@ -239,7 +239,9 @@ bool make_countdown(const CountdownInput &input, Countdown *countdown, FieldErro
         else
             message.add("unknown countdown ").quote(input.choice.view());
         FixedText hint;
-        hint.add("Built-in countdowns are ").add(choice_names).add(".");
+        hint.add("Built-in countdowns are ")
+            .add(choice_names)
+            .add("; whisperer.register_countdown() adds others, which whisperer.countdowns lists.");
         set_field_error(error, "retry_countdown_config.choice", message.view(), hint.view());
         return false;
     }

@@ -74,18 +74,17 @@ struct GivenName {
 [[noreturn]] void raise_not_found(const UseRules &rules, const char *name, List *names) {
     // One of the name that takes something else is what was meant, more often than not.
     FuncCandidateList other = FuncnameGetCandidates(names, -1, NIL, false, false, false, true);
-    if (other != nullptr)
-        ereport(
-            ERROR, errcode(ERRCODE_UNDEFINED_FUNCTION),
-            errmsg("%s: function %s does not exist", rules.argument, name),
-            errdetail("Looked for a function %s with the arguments %s.", name, rules.signature),
-            errhint(
-                "%s does not fit: the types must be these, and it must be a function that returns one value.",
-                function_stored_name(other->oid)));
+    const char *hint =
+        other == nullptr
+            ? "Give its schema, or set search_path so that it is found."
+            : psprintf(
+                  "There is %s; the types must be those looked for, and it must be a function that returns"
+                  " one value.",
+                  function_stored_name(other->oid));
     ereport(ERROR, errcode(ERRCODE_UNDEFINED_FUNCTION),
             errmsg("%s: function %s does not exist", rules.argument, name),
             errdetail("Looked for a function %s with the arguments %s.", name, rules.signature),
-            errhint("Give its schema, or set search_path so that it is found."));
+            errhint("%s", hint));
 }
 
 struct TypeName {
