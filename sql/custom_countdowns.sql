@@ -64,5 +64,13 @@ SELECT whisperer.update_subscription(:id, '{"retry_countdown_config": null}');
 SELECT whisperer.unregister_countdown('mine');
 SELECT choice FROM whisperer.countdowns ORDER BY choice;
 
+-- Thirty days at most, whatever it returns; NULL and a negative are none.
+CREATE FUNCTION endless(retry_count integer, kwargs jsonb) RETURNS float8 LANGUAGE sql AS
+    'SELECT (ARRAY[1e300, ''infinity'', NULL, -1]::float8[])[retry_count]';
+SELECT whisperer.register_countdown('endless', 'endless');
+SELECT * FROM whisperer.countdown_preview('{"choice": "endless"}', 2);
+SELECT * FROM whisperer.countdown_preview('{"choice": "endless"}', 3);
+SELECT whisperer.unregister_countdown('endless');
+
 SET client_min_messages = warning;
 DROP SCHEMA countdowns_test CASCADE;
