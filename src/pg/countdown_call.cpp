@@ -21,8 +21,8 @@ namespace whisperer::pg {
 
 namespace {
 
-// Of an ended subscription nothing is to be called any more: what its countdown is called may be another's by now, since
-// only subscriptions that have not ended keep a countdown from being removed.
+// Of an ended subscription nothing is to be called any more: what its countdown is called may be another's by
+// now, since only subscriptions that have not ended keep a countdown from being removed.
 Statement take_statement = {
     "WITH j AS (DELETE FROM whisperer.job j WHERE " JOB_KEY_MATCHES " RETURNING j.*)"
     " SELECT s.id, s.retry_countdown_config, c.countdown, s.owner_oid, s.owner_name, s.owner_system, "

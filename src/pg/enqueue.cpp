@@ -69,7 +69,8 @@ Statement insert_failed = {
     "INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, event_type, relation_schema, "
     "relation_name,"
     " error, reason, request_datetimes, created_date, modified_date)"
-    " SELECT d.u, d.s, 'failed', 0, $3, $4, $5, 'the body could not be made', $6, '{}', $7, $7 FROM unnest($1, $2) AS d (u, s)",
+    " SELECT d.u, d.s, 'failed', 0, $3, $4, $5, 'the body could not be made', $6, '{}', $7, $7 FROM "
+    "unnest($1, $2) AS d (u, s)",
     7,
     {UUIDARRAYOID, INT8ARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
     nullptr};

@@ -157,8 +157,8 @@ void make_call(Run *run) {
     commit();
 }
 
-// What a function leaves in the session beyond its transaction, the next owner's shall not find; nor know what random() will
-// say.
+// What a function leaves in the session beyond its transaction, the next owner's shall not find; nor know
+// what random() will say.
 void forget_session() {
     advisory_locks_release_all();
     (void)DirectFunctionCall1(setseed, Float8GetDatum(pg_prng_double(&pg_global_prng_state)));

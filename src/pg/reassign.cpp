@@ -78,19 +78,19 @@ struct Move {
     Datum *arguments;
 };
 
-// The moves look at the rows as they move them, since a function may have been set a moment ago by somebody who had the row
-// locked. $4: the new owner's name.
+// The moves look at the rows as they move them, since a function may have been set a moment ago by somebody
+// who had the row locked. $4: the new owner's name.
 
 void move_types(const Move &move) {
-    static Statement statement = {
-        "WITH moved AS (UPDATE whisperer.event_type_entry SET owner_oid = $2, owner_name = $4, owner_system = $3"
-        " WHERE owner_name = $1 AND (owner_system <> $3 OR owner_oid <> $2)"
-        " RETURNING event_type, serializer, customizer)"
-        " SELECT pg_catalog.format('event type %L', event_type) FROM moved"
-        " WHERE serializer IS NOT NULL OR customizer IS NOT NULL",
-        4,
-        {TEXTOID, OIDOID, INT8OID, TEXTOID},
-        nullptr};
+    static Statement statement = {"WITH moved AS (UPDATE whisperer.event_type_entry SET owner_oid = $2, "
+                                  "owner_name = $4, owner_system = $3"
+                                  " WHERE owner_name = $1 AND (owner_system <> $3 OR owner_oid <> $2)"
+                                  " RETURNING event_type, serializer, customizer)"
+                                  " SELECT pg_catalog.format('event type %L', event_type) FROM moved"
+                                  " WHERE serializer IS NOT NULL OR customizer IS NOT NULL",
+                                  4,
+                                  {TEXTOID, OIDOID, INT8OID, TEXTOID},
+                                  nullptr};
     bool is_null;
     if (internal_execute(&statement, move.arguments) > 0 && !has_privs_of_role(move.caller, move.new_owner))
         raise_runs_functions(move.caller, move.new_owner, TextDatumGetCString(spi_value(0, 1, &is_null)));
@@ -100,7 +100,8 @@ void move_types(const Move &move) {
 void move_subscriptions(void *argument) {
     static Statement statement = {
         "WITH moved AS (UPDATE whisperer.subscription SET owner_oid = $2, owner_name = $4, owner_system = $3,"
-        " owner_dropped = false, modified_date = pg_catalog.now(), change_xid = pg_catalog.pg_current_xact_id()"
+        " owner_dropped = false, modified_date = pg_catalog.now(), change_xid = "
+        "pg_catalog.pg_current_xact_id()"
         " WHERE " OF_OLD_OWNER " RETURNING id, callback, retry_countdown_config, ended_date)"
         " SELECT pg_catalog.format('subscription %s', id), callback IS NOT NULL,"
         " CASE WHEN ended_date IS NULL THEN retry_countdown_config END FROM moved",
@@ -114,7 +115,8 @@ void move_subscriptions(void *argument) {
     for (uint64 row = 0; row < rows; row++) {
         bool is_null;
         if (DatumGetBool(spi_value(row, 2, &is_null)) || has_custom_countdown(row, 3))
-            raise_runs_functions(move->caller, move->new_owner, TextDatumGetCString(spi_value(row, 1, &is_null)));
+            raise_runs_functions(move->caller, move->new_owner,
+                                 TextDatumGetCString(spi_value(row, 1, &is_null)));
     }
 }
 

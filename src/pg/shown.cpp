@@ -199,8 +199,9 @@ WHISPERER_SQL_FUNCTION(whisperer_shown_failure) {
     own_open(&table, "function_failure", failure_columns, lengthof(failure_columns));
     ScanKeyData key;
     ScanKeyInit(&key, table.columns[0], BTEqualStrategyNumber, F_UUID_EQ, PG_GETARG_DATUM(1));
-    SysScanDesc scan = systable_beginscan(table.relation, relation_of_name("whisperer", "function_failure_by_uuid"), true,
-                                          own_snapshot(), 1, &key);
+    SysScanDesc scan =
+        systable_beginscan(table.relation, relation_of_name("whisperer", "function_failure_by_uuid"), true,
+                           own_snapshot(), 1, &key);
     char *error = nullptr;
     for (HeapTuple row; error == nullptr && HeapTupleIsValid(row = systable_getnext(scan));) {
         bool is_null;
