@@ -54,11 +54,13 @@ Statement revive_failed = {
     {INT8OID, INT8ARRAYOID, TIMESTAMPTZOID, TIMESTAMPTZOID},
     nullptr};
 
-Statement subscription_status = {"SELECT is_active, ended_date IS NOT NULL, inactive_reason"
-                                 " FROM whisperer.subscription WHERE id = $1",
-                                 1,
-                                 {INT8OID},
-                                 nullptr};
+Statement subscription_status = {
+    "SELECT is_active, ended_date IS NOT NULL, inactive_reason,"
+    " owner_dropped OR whisperer.owner_is_gone(owner_oid, owner_name, owner_system)"
+    " FROM whisperer.subscription WHERE id = $1",
+    1,
+    {INT8OID},
+    nullptr};
 
 // 55000 unless something may be sent for the subscription.
 void check_sends(int64 subscription_id, const pg_uuid_t *uuid) {
@@ -72,6 +74,12 @@ void check_sends(int64 subscription_id, const pg_uuid_t *uuid) {
                 errmsg("delivery %s cannot be retried", uuid_text(uuid)),
                 errdetail("Its subscription " INT64_FORMAT " has ended.", subscription_id),
                 errhint("Subscribe again with whisperer.subscribe(), and raise the event again."));
+    if (DatumGetBool(spi_value(0, 4, &is_null)))
+        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                errmsg("delivery %s cannot be retried", uuid_text(uuid)),
+                errdetail("Its subscription " INT64_FORMAT " is held: the owner's role is gone.",
+                          subscription_id),
+                errhint("whisperer.reassign() gives it to another role."));
     if (DatumGetBool(spi_value(0, 1, &is_null)))
         return;
     Datum reason = spi_value(0, 3, &is_null);
@@ -116,8 +124,7 @@ void check_may_retry(const FoundDelivery &found, const pg_uuid_t *uuid, bool for
                      const char *delivered_hint) {
     if (found.state == DeliveryState::delivered && !force)
         ereport(ERROR, errcode(ERRCODE_WH_ALREADY_DELIVERED),
-                errmsg("delivery %s is already delivered", uuid_text(uuid)),
-                errhint("%s", delivered_hint));
+                errmsg("delivery %s is already delivered", uuid_text(uuid)), errhint("%s", delivered_hint));
     if (!found.has_body)
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                 errmsg("delivery %s cannot be retried", uuid_text(uuid)),

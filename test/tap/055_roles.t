@@ -98,6 +98,9 @@ sql('DROP OWNED BY owner_b; DROP ROLE owner_b; CREATE ROLE owner_b');
 sql(q{SELECT whisperer.grant_access('owner_b', 'subscribe')});
 $node->poll_until('postgres', 'SELECT owner_dropped FROM whisperer.subscription WHERE id = 2');
 is(sql('SELECT is_active, inactive_reason FROM whisperer.subscriptions WHERE id = 2'), q{f|held: the owner's role is gone}, 'the view says why');
+is(refused('postgres', $_), '55000', "nothing of it can be sent: $_")
+  for ('SELECT whisperer.retry(uuid) FROM whisperer.pending WHERE subscription_id = 2',
+	q{SELECT whisperer.deliver_event(NULL, 'package-created', false, uuid) FROM whisperer.pending WHERE subscription_id = 2});
 $receiver->answer('/b', { status => 200 });
 my $before = $receiver->count(path => '/b');
 as('writer', q{INSERT INTO shop.package VALUES (6, 'eu')});
