@@ -27,6 +27,8 @@ namespace {
 
 // Results written by one transaction.
 constexpr size_t results_at_once = 500;
+// And bytes of their responses, a larger one by itself: they go as one value, four times as large if they are no text.
+constexpr size_t response_bytes_at_once = 64 * 1024 * 1024;
 // A row that somebody else has locked is tried again after this.
 constexpr int64 locked_again = 200 * 1000;
 
@@ -237,9 +239,20 @@ void write_jobs(core::Outbox *box) {
         jobs_write(batch);
 }
 
+size_t next_batch(const core::Outbox *box) {
+    size_t most = Min(box->result_count(), results_at_once);
+    size_t bytes = 0;
+    for (size_t i = 0; i < most; i++) {
+        bytes += box->result(i).body.len;
+        if (i > 0 && bytes > response_bytes_at_once)
+            return i;
+    }
+    return most;
+}
+
 // The results whose turn it is go to the tables; the row of one that is to be sent again is written by `retry`.
 void write_results(core::Outbox *box, Statement *retry) {
-    recording.count = Min(box->result_count(), results_at_once);
+    recording.count = next_batch(box);
     if (recording.count == 0)
         return;
     decide_fates(box);
