@@ -34,7 +34,7 @@ my $slow = { request_timeout => 1 };
 my %cases = (
 	# ---- No response
 	refused => { url => $receiver->url('/', port => 'down'), error => qr/^Failed to connect to 127\.0\.0\.1 port \d+ after \d+ ms: (?:Couldn't|Could not) connect to server$/ },
-	reset_at_accept => { url => $receiver->url('/', port => 'resets'), error => qr/reset by peer|^the response ended before it was whole|failure when receiving/i },
+	reset_at_accept => { url => $receiver->url('/', port => 'resets'), error => qr/reset by peer|^the response ended before it was whole|failure when receiving|^Failed to connect/i },
 	closed_at_accept => { url => $receiver->url('/', port => 'closes'), error => qr/empty reply|reset by peer|failure when/i },
 	silent_at_accept => { url => $receiver->url('/', port => 'silent'), config => $slow, error => qr/^no response within 1 s \(name lookup \d+ ms, connect \d+ ms, TLS \d+ ms, sent \d+ bytes, received 0 bytes; \d+ ms in all\)$/ },
 	reset_in_request => { step => { cut => 'head' }, error => qr/reset by peer|failure when/i },
