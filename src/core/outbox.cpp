@@ -239,7 +239,8 @@ bool Outbox::next_changed_state(ReceiverState *state, bool *deactivate, Micros n
     Impl &box = *impl_;
     for (size_t left = box.changed.size(); left > 0; left--) {
         Subscription *subscription = box.changed.front();
-        if (!subscription->state_urgent && now != at_once && now - subscription->state_given < state_interval) {
+        if (!subscription->state_urgent && now != at_once &&
+            now - subscription->state_given < state_interval) {
             box.changed.splice(box.changed.end(), box.changed, box.changed.begin());
             continue;
         }
@@ -249,8 +250,9 @@ bool Outbox::next_changed_state(ReceiverState *state, bool *deactivate, Micros n
         subscription->state_urgent = false;
         if (now != at_once)
             subscription->state_given = now;
-        *state = ReceiverState{subscription->id, subscription->consecutive_failures, subscription->paused_until,
-                               subscription->last_status, slice(subscription->last_error)};
+        *state =
+            ReceiverState{subscription->id, subscription->consecutive_failures, subscription->paused_until,
+                          subscription->last_status, slice(subscription->last_error)};
         *deactivate = subscription->deactivate;
         subscription->deactivate = false;
         return true;
@@ -279,7 +281,8 @@ void Outbox::learn_elsewhere(const ReceiverState &state, bool deactivate) noexce
     Subscription *subscription = box.find(state.subscription);
     if (subscription == nullptr)
         return;
-    subscription->consecutive_failures = state.consecutive_failures > 0 ? subscription->consecutive_failures + 1 : 0;
+    subscription->consecutive_failures =
+        state.consecutive_failures > 0 ? subscription->consecutive_failures + 1 : 0;
     subscription->last_status = state.last_status;
     if (deactivate)
         box.deactivate(subscription);

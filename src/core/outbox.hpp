@@ -1,18 +1,21 @@
 // The outbox: what a delivery worker knows and decides between the tables and the HTTP engine.
 //
-// It holds the subscriptions the worker owns, a bounded look-ahead of their deliveries, the requests in flight and the
-// results not yet recorded. Everything else stays in the table, and the outbox says what to read next:
+// It holds the subscriptions the worker owns, a bounded look-ahead of their deliveries, the requests in
+// flight and the results not yet recorded. Everything else stays in the table, and the outbox says what to
+// read next:
 //
 //     plan_new / plan_retries → (the shell queries) → add_row … → finish_reads
 //     start → engine → step → results → (the shell records) → recorded / postpone
 //
-// Fairness. Each subscription has a window, the number of its requests that may be in flight: it starts with one, doubles
-// with each delivery up to its limit, and halves with each failure. And each has a standing: good (its last attempt was
-// answered with 2xx), unknown, or bad (its last attempt failed, or its requests have been hanging for a second). The bad
-// together may fill a quarter of the worker's slots, bad and unknown three quarters: a slot for a good receiver is never
-// taken by one that hangs. Within a standing, subscriptions take turns, one delivery at a time.
+// Fairness. Each subscription has a window, the number of its requests that may be in flight: it starts with
+// one, doubles with each delivery up to its limit, and halves with each failure. And each has a standing:
+// good (its last attempt was answered with 2xx), unknown, or bad (its last attempt failed, or its requests
+// have been hanging for a second). The bad together may fill a quarter of the worker's slots, bad and unknown
+// three quarters: a slot for a good receiver is never taken by one that hangs. Within a standing,
+// subscriptions take turns, one delivery at a time.
 //
-// Belongs to one thread. noexcept throughout; where memory runs out a call returns false and the work stays in the table.
+// Belongs to one thread. noexcept throughout; where memory runs out a call returns false and the work stays
+// in the table.
 #pragma once
 
 #include "core/countdown.hpp"
@@ -48,10 +51,11 @@ struct SubscriptionFields {
     Micros response_timeout;
     int max_attempts;
     int max_in_flight;
-    Countdown countdown; // its schedule is copied too
-    bool custom_countdown; // `countdown` only holds until the user's own function, called elsewhere, has said better
+    Countdown countdown;   // its schedule is copied too
+    bool custom_countdown; // `countdown` only holds until the user's own function, called elsewhere, has said
+                           // better
     bool has_callback;     // the responses' headers are kept for it
-    bool sendable;       // active, not ended, its owner exists
+    bool sendable;         // active, not ended, its owner exists
 };
 
 // What was learnt of a receiver; kept in whisperer.subscription_state.
@@ -85,8 +89,8 @@ struct NewRead {
     int limit;
 };
 
-// Read retries: (due, uuid) > (due, after), in that order, at most `limit`; no upper bound, since the first one that is not
-// due yet says when to come back.
+// Read retries: (due, uuid) > (due, after), in that order, at most `limit`; no upper bound, since the first
+// one that is not due yet says when to come back.
 struct RetryRead {
     int64_t subscription;
     WallMicros due;
@@ -106,10 +110,10 @@ struct AttemptResult {
     Uuid uuid;
     int64_t subscription;
     Outcome outcome;
-    int attempts;           // with this one
-    int status;             // 0: no response
-    Slice error;            // empty: none
-    Slice body;             // of the response
+    int attempts; // with this one
+    int status;   // 0: no response
+    Slice error;  // empty: none
+    Slice body;   // of the response
     bool body_truncated;
     Slice headers; // lines separated by CRLF; only with has_callback, and cut
     bool has_callback;
@@ -128,11 +132,13 @@ struct CrashCount {
 // Told of take-off and landing, so that a crash leaves behind what was in flight. Must not throw.
 struct FlightRecorder {
     void *context;
-    // A request is about to be sent. `alone`: it is a suspect, the only one in flight. Returns a slot for landed().
-    int (*took_off)(void *context, const Uuid &uuid, int64_t subscription, bool alone, const CrashCount &before);
+    // A request is about to be sent. `alone`: it is a suspect, the only one in flight. Returns a slot for
+    // landed().
+    int (*took_off)(void *context, const Uuid &uuid, int64_t subscription, bool alone,
+                    const CrashCount &before);
     void (*landed)(void *context, int slot);
-    // Is somebody else sending it at this moment? Asked after took_off(), so that of two who want to send it at least one
-    // sees the other. May be null: never.
+    // Is somebody else sending it at this moment? Asked after took_off(), so that of two who want to send it
+    // at least one sees the other. May be null: never.
     bool (*claimed)(void *context, const Uuid &uuid) = nullptr;
     // What was in flight at a crash is settled, or gone, without having taken off again. May be null.
     void (*acquitted)(void *context, const Uuid &uuid) = nullptr;
@@ -148,7 +154,8 @@ class Outbox {
   public:
     static constexpr int bucket_count = 4096;
 
-    // `engine` becomes the outbox's own. `user_agent` is copied. Null: out of memory (the engine is then deleted).
+    // `engine` becomes the outbox's own. `user_agent` is copied. Null: out of memory (the engine is then
+    // deleted).
     static Outbox *create(HttpEngine *engine, const OutboxLimits &limits, const Random &random,
                           const FlightRecorder &recorder, Slice user_agent) noexcept;
     ~Outbox();
@@ -161,15 +168,17 @@ class Outbox {
     // --- subscriptions
     bool put_subscription(const SubscriptionFields &fields) noexcept;
     void remove_subscription(int64_t id) noexcept;
-    void set_receiver_state(const ReceiverState &state) noexcept; // as the table has it; the longer pause holds
-    // The next receiver whose state changed and is to be saved; false when there is none. Given at most once a second
-    // each, except what must not be lost (a pause), or when `now` is at_once. A 410 sets *deactivate.
+    void
+    set_receiver_state(const ReceiverState &state) noexcept; // as the table has it; the longer pause holds
+    // The next receiver whose state changed and is to be saved; false when there is none. Given at most once
+    // a second each, except what must not be lost (a pause), or when `now` is at_once. A 410 sets
+    // *deactivate.
     static constexpr Micros at_once = INT64_MAX;
     bool next_changed_state(ReceiverState *state, bool *deactivate, Micros now) noexcept;
     void state_not_saved(int64_t subscription, bool deactivate) noexcept;
     bool has_changed_states() const noexcept;
-    // What an attempt made by somebody else taught: a success when there are no consecutive failures, else one more failure.
-    // The longer pause holds.
+    // What an attempt made by somebody else taught: a success when there are no consecutive failures, else
+    // one more failure. The longer pause holds.
     void learn_elsewhere(const ReceiverState &state, bool deactivate) noexcept;
 
     // --- reading
@@ -179,7 +188,8 @@ class Outbox {
     bool set_snapshot(Xid xmin, Xid xmax, const Xid *running, size_t count) noexcept;
     size_t plan_new(NewRead *reads, size_t capacity) noexcept;
     size_t plan_retries(RetryRead *reads, size_t capacity, WallMicros now) noexcept;
-    // Row of the read with this index; in the order of the query. False: out of memory (finish with ok = false).
+    // Row of the read with this index; in the order of the query. False: out of memory (finish with ok =
+    // false).
     bool add_new(size_t read, const DeliveryRow &row, WallMicros now) noexcept;
     bool add_retry(size_t read, const DeliveryRow &row, WallMicros now) noexcept;
     // ok = false: the query failed or was not completed; nothing is taken as read.
@@ -188,15 +198,18 @@ class Outbox {
     bool wants_adoptions(WallMicros now) const noexcept;
     bool next_adoption(Adoption *adoption, WallMicros now) noexcept;
     void adopted(const Adoption &adoption) noexcept;
-    void adoption_failed(const Adoption &adoption, WallMicros again) noexcept; // its row is locked: none before `again`
-    // A transaction that read failed after finish_reads(): everything is read again, what is in memory is recognised.
+    void adoption_failed(const Adoption &adoption,
+                         WallMicros again) noexcept; // its row is locked: none before `again`
+    // A transaction that read failed after finish_reads(): everything is read again, what is in memory is
+    // recognised.
     void read_all_again() noexcept;
     // Large bodies are loaded just before they are sent.
     bool wants_bodies() const noexcept;
     bool wanted_body(Uuid *uuid) noexcept;
     void give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcept;
     void body_gone(const Uuid &uuid) noexcept; // the row is not there any more
-    // Deliveries read but not sent, of subscriptions whose bucket became dirty: they may have been cancelled meanwhile.
+    // Deliveries read but not sent, of subscriptions whose bucket became dirty: they may have been cancelled
+    // meanwhile.
     bool has_unsent_to_check() const noexcept;
     // `attempts`, where given, are those that each had made when it was read.
     size_t unsent(Uuid *uuids, size_t capacity, int *attempts = nullptr) noexcept;
@@ -211,24 +224,25 @@ class Outbox {
     size_t deliveries() const noexcept;
 
     // --- crashes
-    // Was in flight when a worker crashed. To be called before reading. After a first crash among others it is sent like any
-    // other, since most crashes are not the delivery's fault (a kill, an immediate shutdown). After a second one, or one
-    // with it alone in flight, it is a suspect: one of them is sent at a time. After three alone it is given up.
+    // Was in flight when a worker crashed. To be called before reading. After a first crash among others it
+    // is sent like any other, since most crashes are not the delivery's fault (a kill, an immediate
+    // shutdown). After a second one, or one with it alone in flight, it is a suspect: one of them is sent at
+    // a time. After three alone it is given up.
     bool add_suspect(const Uuid &uuid, const CrashCount &count) noexcept;
 
     // --- sending
     void start(Micros now, WallMicros wall) noexcept;
     void step(Micros now, WallMicros wall) noexcept;
     size_t in_flight() const noexcept;
-    // How long may the shell wait? 0: not at all; -1: until something happens. Not `sending`: start() is not going to be
-    // called, nor is anything read.
+    // How long may the shell wait? 0: not at all; -1: until something happens. Not `sending`: start() is not
+    // going to be called, nor is anything read.
     int timeout_ms(Micros now, WallMicros wall, bool sending = true) noexcept;
 
     // --- results
     size_t result_count() const noexcept; // waiting to be recorded, postponed ones left out
     AttemptResult result(size_t index) const noexcept;
-    // Marks result `index`; settle_results() then forgets the recorded ones and puts the postponed ones (whose rows are
-    // locked by somebody) aside until `again`.
+    // Marks result `index`; settle_results() then forgets the recorded ones and puts the postponed ones
+    // (whose rows are locked by somebody) aside until `again`.
     void recorded(size_t index) noexcept;
     void postpone(size_t index, WallMicros again) noexcept;
     void settle_results() noexcept;

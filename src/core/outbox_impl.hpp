@@ -1,5 +1,6 @@
-// Inside of the outbox, shared by its three files: outbox.cpp (subscriptions, results), outbox_reading.cpp and
-// outbox_sending.cpp. Members may throw std::bad_alloc; the public functions in those files catch it.
+// Inside of the outbox, shared by its files: outbox.cpp (subscriptions, results), outbox_turns.cpp (who may
+// read), outbox_reading.cpp, outbox_corrections.cpp (what the table changes under it), outbox_sending.cpp and
+// outbox_token.cpp. Members may throw std::bad_alloc; the public functions in those files catch it.
 #pragma once
 
 #include "core/outbox.hpp"
@@ -95,8 +96,8 @@ struct Subscription {
     bool has_callback = false;
     bool sendable = false;
 
-    // Reading. New rows: everything visible in `read_to`'s predecessor `read_from` has been read; of what became visible
-    // in `read_to`, everything up to (position_xid, position_uuid).
+    // Reading. New rows: everything visible in `read_to`'s predecessor `read_from` has been read; of what
+    // became visible in `read_to`, everything up to (position_xid, position_uuid).
     bool unread = true; // there may be rows that are not visible in read_from
     std::shared_ptr<const Snapshot> read_from;
     std::shared_ptr<const Snapshot> read_to; // null: no reading under way
@@ -106,14 +107,15 @@ struct Subscription {
     WallMicros retry_due = INT64_MIN;
     Uuid retry_uuid{};
     WallMicros next_due = INT64_MIN;
-    // Something was left to somebody else who is sending it: everything is read again then, whatever became of it.
+    // Something was left to somebody else who is sending it: everything is read again then, whatever became
+    // of it.
     WallMicros reread_at = never;
 
     // Sending.
     std::deque<Item *> queue;
     int in_flight = 0;
     int postponed = 0; // results whose rows were found locked, and which are not recorded yet
-    int window = 1; // a receiver nobody knows may hang: one slot is what it costs to find out
+    int window = 1;    // a receiver nobody knows may hang: one slot is what it costs to find out
     Standing standing = Standing::unknown; // without regard to `stalled`
     bool stalled = false;
     Micros last_progress = 0;
@@ -138,9 +140,9 @@ struct Subscription {
 // A planned reading of one subscription's new rows, and what came of it. Its ranges are consecutive reads.
 struct PlannedNew {
     Subscription *subscription;
-    XidRange last;    // of its ranges
-    bool all_ranges;  // none is left for later
-    int limit;        // rows of all ranges together
+    XidRange last;   // of its ranges
+    bool all_ranges; // none is left for later
+    int limit;       // rows of all ranges together
     int taken = 0;
     bool cut = false; // rows were refused: the position stands at the last one taken
 };
@@ -219,18 +221,22 @@ struct Outbox::Impl {
     void end_postponement(Subscription *subscription) noexcept;
     void wake_postponed(WallMicros now) noexcept;
 
-    // outbox_reading.cpp
+    // outbox_turns.cpp
     int wanted_rows(const Subscription &subscription) const noexcept;
     bool is_hungry(const Subscription &subscription, WallMicros now) const noexcept;
     void make_hungry(Subscription *subscription);
     void set_timer(Subscription *subscription, WallMicros when);
     void arm(Subscription *subscription, WallMicros now);
     void fire_timers(WallMicros now);
+
+    // outbox_reading.cpp
     Item *make_item(Subscription *subscription, const DeliveryRow &row);
     void begin_planning();
     void finish_new(PlannedNew &plan);
     void finish_retry(const PlannedRetry &read);
     void undo_reads() noexcept;
+
+    // outbox_corrections.cpp
     void retry_written(Subscription *subscription, WallMicros due) noexcept;
 
     // outbox_sending.cpp

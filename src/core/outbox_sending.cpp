@@ -17,9 +17,9 @@ constexpr Micros stall_check_interval = 250 * 1000;
 constexpr int crash_limit = 3;
 // Suspects wait this long after the start, for the rest to be under way.
 constexpr Micros suspect_delay = 1000 * 1000;
-// Results whose rows are locked above which nothing new is sent: memory is bounded even if somebody locks the table's rows.
-// And those of one subscription, so that it does not come to that: whoever has thousands of its rows locked, by an open
-// unsubscribe() for instance, stops that subscription only.
+// Results whose rows are locked above which nothing new is sent: memory is bounded even if somebody locks the
+// table's rows. And those of one subscription, so that it does not come to that: whoever has thousands of its
+// rows locked, by an open unsubscribe() for instance, stops that subscription only.
 constexpr size_t unrecorded_limit = 4096;
 constexpr int unrecorded_of_one = 16;
 // Bytes of large bodies loaded at once while waiting to be sent.
@@ -49,13 +49,14 @@ void Outbox::Impl::make_ready(Subscription *subscription, bool first) {
 }
 
 bool Outbox::Impl::may_send(const Subscription &subscription, WallMicros wall) const noexcept {
-    return subscription.sendable && !subscription.queue.empty() && subscription.in_flight < subscription.window &&
-           subscription.postponed < unrecorded_of_one && subscription.paused_until <= wall && !subscription.token.asking;
+    return subscription.sendable && !subscription.queue.empty() &&
+           subscription.in_flight < subscription.window && subscription.postponed < unrecorded_of_one &&
+           subscription.paused_until <= wall && !subscription.token.asking;
 }
 
 bool Outbox::Impl::has_slot(Standing standing) const noexcept {
-    // In flight is what a crash would repeat: what is sent and not recorded yet. Results whose rows somebody has locked do not
-    // count, or that somebody could stop all.
+    // In flight is what a crash would repeat: what is sent and not recorded yet. Results whose rows somebody
+    // has locked do not count, or that somebody could stop all.
     int total = static_cast<int>(engine->in_flight() + results.size());
     int max = limits.max_in_flight;
     int bad = in_flight_by[static_cast<size_t>(Standing::bad)];
@@ -89,7 +90,8 @@ void Outbox::Impl::set_standing(Subscription *subscription, Standing standing, b
 Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall) {
     Subscription *subscription = item->subscription;
     flying.insert(subscription); // before anything that cannot be undone
-    int slot = recorder.took_off(recorder.context, item->uuid, item->subscription_id, item->suspect, item->crashes);
+    int slot =
+        recorder.took_off(recorder.context, item->uuid, item->subscription_id, item->suspect, item->crashes);
     if (recorder.claimed != nullptr && recorder.claimed(recorder.context, item->uuid)) {
         recorder.landed(recorder.context, slot);
         return Launch::claimed;
@@ -154,7 +156,8 @@ void Outbox::Impl::leave_to_other(Item *item, WallMicros wall) {
     arm(subscription, wall);
 }
 
-// What was in flight at a crash goes one at a time, after the rest is under way, so that the next crash tells which it was.
+// What was in flight at a crash goes one at a time, after the rest is under way, so that the next crash tells
+// which it was.
 void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
     if (suspect_queue.empty() || suspects_in_flight > 0 || now - first_start < suspect_delay ||
         !has_slot(Standing::good))
@@ -170,7 +173,8 @@ void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
                       " times while this delivery alone was in flight";
         return;
     }
-    if (!subscription->sendable || subscription->paused_until > wall || subscription->token.asking || item->body_missing) {
+    if (!subscription->sendable || subscription->paused_until > wall || subscription->token.asking ||
+        item->body_missing) {
         if (item->body_missing && bodies_wanted.size() < bodies_at_once)
             bodies_wanted.push_back(item->uuid);
         if (suspect_queue.size() > 1) {
@@ -189,7 +193,8 @@ void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
         leave_to_other(item, wall);
 }
 
-// Starts one delivery of the next subscription in turn. False: none of this standing has one that may be sent now.
+// Starts one delivery of the next subscription in turn. False: none of this standing has one that may be sent
+// now.
 bool Outbox::Impl::start_one(Standing standing, Micros now, WallMicros wall) {
     size_t list = static_cast<size_t>(standing);
     while (!ready[list].empty()) {
@@ -277,12 +282,13 @@ void Outbox::body_gone(const Uuid &uuid) noexcept {
     drop_unsent(uuid);
 }
 
-void Outbox::Impl::learn(Subscription *subscription, const Item &item, const HttpResult &http, double pause, Micros now,
-                         WallMicros wall) {
+void Outbox::Impl::learn(Subscription *subscription, const Item &item, const HttpResult &http, double pause,
+                         Micros now, WallMicros wall) {
     subscription->last_progress = now;
     bool delivered = item.outcome == Outcome::delivered;
     int limit = std::min(limits.max_in_flight_per_subscription, subscription->max_in_flight);
-    bool changed = http.status != subscription->last_status || !delivered || subscription->consecutive_failures > 0;
+    bool changed =
+        http.status != subscription->last_status || !delivered || subscription->consecutive_failures > 0;
     if (delivered) {
         subscription->window = std::min(limit, subscription->window * 2);
         subscription->consecutive_failures = 0;
@@ -325,7 +331,8 @@ void Outbox::Impl::conclude(Item *item, const HttpResult &http, Micros now, Wall
     attempt.failure = http.failure;
     attempt.status = http.status;
     attempt.attempts = item->attempts + (item->asks_token ? 1 : 0); // there was no more to this attempt
-    attempt.retry_after = parse_retry_after(http.retry_after, wall / static_cast<WallMicros>(micros_per_second));
+    attempt.retry_after =
+        parse_retry_after(http.retry_after, wall / static_cast<WallMicros>(micros_per_second));
     const Countdown &countdown = subscription == nullptr ? default_countdown() : subscription->countdown;
     attempt.max_attempts = subscription == nullptr ? attempt.attempts : subscription->max_attempts;
     attempt.countdown_seconds = countdown_seconds(countdown, attempt.attempts, random);

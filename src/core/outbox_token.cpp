@@ -1,9 +1,9 @@
 // Token authentication within the outbox.
 //
-// When a subscription needs a token and has none, the delivery whose turn it is asks for one: its request goes to the token
-// server first, and the other deliveries of the subscription wait meanwhile. With the token it goes back to the front of the
-// queue, as if nothing had been; without one, that was its attempt, and it failed. A token server that hangs is, to everybody
-// else, a receiver that hangs.
+// When a subscription needs a token and has none, the delivery whose turn it is asks for one: its request
+// goes to the token server first, and the other deliveries of the subscription wait meanwhile. With the token
+// it goes back to the front of the queue, as if nothing had been; without one, that was its attempt, and it
+// failed. A token server that hangs is, to everybody else, a receiver that hangs.
 #include "core/outbox_impl.hpp"
 
 #include <new>
@@ -36,8 +36,8 @@ Launch Outbox::Impl::ask_token(Item *item, Micros now, WallMicros wall) {
     Token &token = subscription->token;
     std::string agent("User-Agent: ");
     agent.append(user_agent);
-    const Slice headers[] = {slice("Content-Type: application/x-www-form-urlencoded"), slice("Accept: application/json"),
-                             slice(agent)};
+    const Slice headers[] = {slice("Content-Type: application/x-www-form-urlencoded"),
+                             slice("Accept: application/json"), slice(agent)};
     HttpRequest request{};
     request.url = slice(token.url);
     request.headers = headers;
@@ -54,7 +54,8 @@ Launch Outbox::Impl::ask_token(Item *item, Micros now, WallMicros wall) {
 
 void Outbox::Impl::take_token(Item *item, const HttpResult &http, Micros now, WallMicros wall) {
     Subscription *subscription = item->subscription;
-    bool wanted = subscription != nullptr && subscription->sendable && item->token_serial == subscription->token.serial;
+    bool wanted =
+        subscription != nullptr && subscription->sendable && item->token_serial == subscription->token.serial;
     if (wanted) {
         Token &token = subscription->token;
         TokenAnswer answer = read_token_answer(http, token.url, token.key, token.format);

@@ -1,0 +1,108 @@
+// What changes in the table under the outbox: due times that are written, and deliveries cancelled after they
+// were read.
+#include "core/outbox_impl.hpp"
+
+#include <algorithm>
+#include <new>
+
+namespace whisperer::core {
+
+bool Outbox::wants_adoptions(WallMicros now) const noexcept {
+    return !impl_->adoptions.empty() && impl_->adoptions_again <= now;
+}
+
+bool Outbox::next_adoption(Adoption *adoption, WallMicros now) noexcept {
+    Impl &box = *impl_;
+    if (!wants_adoptions(now))
+        return false;
+    *adoption = box.adoptions.front();
+    box.adoptions.pop_front();
+    return true;
+}
+
+void Outbox::adopted(const Adoption &adoption) noexcept {
+    Subscription *subscription = impl_->find(adoption.subscription);
+    if (subscription != nullptr)
+        impl_->retry_written(subscription, adoption.due);
+}
+
+void Outbox::adoption_failed(const Adoption &adoption, WallMicros again) noexcept {
+    impl_->adoptions_again = again;
+    try {
+        impl_->adoptions.push_back(adoption);
+    } catch (const std::bad_alloc &) {
+        Subscription *subscription = impl_->find(adoption.subscription);
+        if (subscription != nullptr)
+            impl_->reset_reading(subscription);
+    }
+}
+
+// The worker wrote a due time. One that is behind the reader (a clock that went back, a countdown of nothing)
+// draws it back.
+void Outbox::Impl::retry_written(Subscription *subscription, WallMicros due) noexcept {
+    if (due <= subscription->retry_due) {
+        subscription->retry_due = due - 1;
+        subscription->retry_uuid = Uuid{};
+    }
+    subscription->next_due = std::min(subscription->next_due, due);
+    try {
+        set_timer(subscription, std::min(std::max(subscription->next_due, subscription->paused_until),
+                                         subscription->reread_at));
+    } catch (const std::bad_alloc &) {
+        subscription->unread = true; // the next look at the subscription finds it
+    }
+}
+
+void Outbox::read_all_again() noexcept {
+    finish_reads(false);
+    for (auto &entry : impl_->subscriptions)
+        impl_->reset_reading(entry.second.get());
+    mark_all_dirty();
+}
+
+bool Outbox::has_unsent_to_check() const noexcept {
+    return !impl_->recheck.empty();
+}
+
+size_t Outbox::unsent(Uuid *uuids, size_t capacity, int *attempts) noexcept {
+    Impl &box = *impl_;
+    size_t count = 0;
+    while (!box.recheck.empty()) {
+        Subscription *subscription = *box.recheck.begin();
+        if (count > 0 && count + subscription->queue.size() > capacity)
+            break;
+        box.recheck.erase(box.recheck.begin());
+        for (Item *item : subscription->queue)
+            if (count < capacity) {
+                if (attempts != nullptr)
+                    attempts[count] = item->attempts;
+                uuids[count++] = item->uuid;
+            }
+    }
+    return count;
+}
+
+void Outbox::drop_unsent(const Uuid &uuid) noexcept {
+    Impl &box = *impl_;
+    auto place = box.items.find(uuid);
+    if (place == box.items.end() || place->second->subscription == nullptr)
+        return;
+    Item *item = place->second.get();
+    auto &queue = item->suspect ? box.suspect_queue : item->subscription->queue;
+    auto position = std::find(queue.begin(), queue.end(), item);
+    if (position == queue.end())
+        return; // in flight already
+    Subscription *subscription = item->subscription;
+    queue.erase(position);
+    box.acquit(*item);
+    box.forget(item);
+    try {
+        // What was behind it may have waited for its body only.
+        box.make_ready(subscription);
+        box.make_hungry(subscription);
+    } catch (const std::bad_alloc &) {
+        // The next look at the subscription does it.
+    }
+}
+
+} // namespace whisperer::core

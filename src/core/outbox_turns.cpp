@@ -1,0 +1,117 @@
+// Which subscriptions have something to read, and how much of it they may have in memory.
+#include "core/outbox_impl.hpp"
+
+#include <algorithm>
+#include <new>
+
+namespace whisperer::core {
+
+namespace {
+
+// Deliveries read ahead for a good receiver, in windows; read again when half of them are gone.
+constexpr int read_ahead = 4;
+// Memory taken by what waits above which nothing is read ahead any more; and above which a subscription that
+// has nothing in memory gets one delivery at a time.
+constexpr size_t read_ahead_bytes = 16 * 1024 * 1024;
+constexpr size_t most_queued_bytes = 64 * 1024 * 1024;
+// Rows that a subscription gets at once at most.
+constexpr int rows_of_one = 1024;
+
+} // namespace
+
+// Rows to be read now, 0 if there is no room. Only for a receiver known to be good is anything read ahead, so
+// that what a hanging one occupies in memory is a few rows.
+int Outbox::Impl::wanted_rows(const Subscription &subscription) const noexcept {
+    int queued = static_cast<int>(subscription.queue.size());
+    int want = subscription.window - subscription.in_flight;
+    size_t memory = queued_bytes + items.size() * sizeof(Item);
+    if (memory >= most_queued_bytes)
+        want = std::min(want, 1);
+    else if (subscription.effective() == Standing::good && memory < read_ahead_bytes) {
+        if (queued >= subscription.window * read_ahead / 2)
+            return 0;
+        want = subscription.window * read_ahead;
+    }
+    return std::clamp(want - queued, 0, rows_of_one);
+}
+
+bool Outbox::Impl::is_hungry(const Subscription &subscription, WallMicros now) const noexcept {
+    return subscription.sendable && subscription.paused_until <= now &&
+           (subscription.unread || subscription.next_due <= now) && wanted_rows(subscription) > 0;
+}
+
+void Outbox::Impl::make_hungry(Subscription *subscription) {
+    if (!subscription->in_hungry) {
+        hungry.push_back(subscription);
+        subscription->in_hungry = true;
+    }
+}
+
+void Outbox::Impl::set_timer(Subscription *subscription, WallMicros when) {
+    if (subscription->timer == when)
+        return;
+    if (subscription->timer != never)
+        timers.erase({subscription->timer, subscription});
+    subscription->timer = never;
+    if (when != never) {
+        timers.insert({when, subscription});
+        subscription->timer = when;
+    }
+}
+
+// When must the subscription be looked at without anything happening to it?
+void Outbox::Impl::arm(Subscription *subscription, WallMicros now) {
+    WallMicros when = subscription->next_due > now ? subscription->next_due : never;
+    if (subscription->paused_until > now)
+        when = subscription->paused_until;
+    set_timer(subscription, std::min(when, subscription->reread_at));
+}
+
+void Outbox::Impl::fire_timers(WallMicros now) {
+    while (!timers.empty() && timers.begin()->first <= now) {
+        Subscription *subscription = timers.begin()->second;
+        if (subscription->reread_at <= now)
+            reset_reading(subscription);
+        arm(subscription, now);
+        make_hungry(subscription);
+        make_ready(subscription);
+    }
+}
+
+void Outbox::mark_bucket_dirty(int bucket) noexcept {
+    try {
+        for (Subscription *subscription : impl_->buckets[static_cast<size_t>(bucket)]) {
+            subscription->unread = true;
+            if (subscription->reread_at != never)
+                impl_->reset_reading(subscription);
+            impl_->make_hungry(subscription);
+            if (!subscription->queue.empty())
+                impl_->recheck.insert(subscription);
+        }
+    } catch (const std::bad_alloc &) {
+        // `unread` is set: the next safety scan finds it.
+    }
+}
+
+void Outbox::mark_all_dirty() noexcept {
+    for (int bucket = 0; bucket < bucket_count; bucket++)
+        mark_bucket_dirty(bucket);
+}
+
+bool Outbox::wants_read(WallMicros now) noexcept {
+    Impl &box = *impl_;
+    try {
+        box.fire_timers(now);
+    } catch (const std::bad_alloc &) {
+        return false;
+    }
+    // Those that want nothing any more leave the list here; they come back when a slot is freed or a bucket
+    // is dirty.
+    while (!box.hungry.empty() && !box.is_hungry(*box.hungry.front(), now)) {
+        box.hungry.front()->in_hungry = false;
+        box.hungry.pop_front();
+    }
+    return !box.hungry.empty();
+}
+
+} // namespace whisperer::core
