@@ -11,6 +11,7 @@
 
 extern "C" {
 #include "catalog/pg_type.h"
+#include "storage/procarray.h"
 #include "utils/snapmgr.h"
 #include "utils/xid8.h"
 }
@@ -31,17 +32,35 @@ Statement home_statement = {"SELECT pg_catalog.count(*), pg_catalog.bool_and(sys
                             {INT8OID, OIDOID},
                             nullptr};
 
+// Of those that ended since $1. (As a subquery with EXISTS the planner would read all deliveries there are.)
 Statement stragglers_statement = {
-    "SELECT s.id FROM whisperer.subscription s WHERE s.ended_date IS NOT NULL"
-    " AND (EXISTS (SELECT FROM whisperer.delivery d WHERE d.subscription_id = s.id AND"
-    " d.due IS NULL) OR EXISTS (SELECT FROM whisperer.delivery d WHERE"
-    " d.subscription_id = s.id AND d.due IS NOT NULL)) LIMIT 100",
-    0,
-    {},
+    "SELECT s.id FROM whisperer.subscription s CROSS JOIN LATERAL"
+    " (SELECT FROM whisperer.delivery d WHERE d.subscription_id = s.id LIMIT 1) d"
+    " WHERE s.change_xid >= $1 AND s.ended_date IS NOT NULL LIMIT 100",
+    1,
+    {XID8OID},
     nullptr};
 
 // Stragglers cancelled in one transaction at most.
 constexpr int64 straggler_batch = 10000;
+
+// Stragglers are raised by transactions that still saw the subscription. For all that ended before `from` those are over, and
+// what they left has been cancelled. For those that ended before `next_from` all of them have written what they write, with
+// numbers below `next_below`.
+struct StragglerCursor {
+    uint64 from;
+    uint64 next_from;
+    uint64 next_below;
+};
+StragglerCursor stragglers;
+
+// Every xid of a snapshot is within half the number space of the next one.
+uint64 widen(TransactionId xid, FullTransactionId next) {
+    uint32 epoch = EpochFromFullTransactionId(next);
+    if (xid > XidFromFullTransactionId(next))
+        epoch--;
+    return U64FromFullTransactionId(FullTransactionIdFromEpochAndXid(epoch, xid));
+}
 
 bool put_row(DeliveryWorker *worker, uint64 row) {
     int64 id = sending_subscription(row);
@@ -86,17 +105,10 @@ void refresh_held(DeliveryWorker *worker) {
 SnapshotXids current_snapshot_xids() {
     Snapshot snapshot = GetActiveSnapshot();
     FullTransactionId next = ReadNextFullTransactionId();
-    // Every xid of a snapshot is within half the number space of the next one.
-    auto widen = [next](TransactionId xid) {
-        uint32 epoch = EpochFromFullTransactionId(next);
-        if (xid > XidFromFullTransactionId(next))
-            epoch--;
-        return U64FromFullTransactionId(FullTransactionIdFromEpochAndXid(epoch, xid));
-    };
-    SnapshotXids result = {widen(snapshot->xmin), widen(snapshot->xmax), nullptr, snapshot->xcnt};
+    SnapshotXids result = {widen(snapshot->xmin, next), widen(snapshot->xmax, next), nullptr, snapshot->xcnt};
     result.running = (uint64 *)palloc(sizeof(uint64) * Max(snapshot->xcnt, 1u));
     for (uint32 i = 0; i < snapshot->xcnt; i++)
-        result.running[i] = widen(snapshot->xip[i]);
+        result.running[i] = widen(snapshot->xip[i], next);
     return result;
 }
 
@@ -125,13 +137,26 @@ bool load_subscriptions(DeliveryWorker *worker) {
 }
 
 void cancel_stragglers() {
-    uint64 rows = internal_execute(&stragglers_statement, nullptr);
+    Datum arguments[1] = {UInt64GetDatum(stragglers.from)};
+    uint64 rows = internal_execute(&stragglers_statement, arguments);
     SPITupleTable *found = SPI_tuptable;
-    for (uint64 row = 0; row < rows; row++) {
+    int64 left = straggler_batch;
+    for (uint64 row = 0; row < rows && left > 0; row++) {
         bool is_null;
         Datum id = SPI_getbinval(found->vals[row], found->tupdesc, 1, &is_null);
-        cancel_pending_of(DatumGetInt64(id), Locked::skip, straggler_batch);
+        left -= (int64)cancel_pending_of(DatumGetInt64(id), Locked::skip, left);
     }
+    if (rows > 0)
+        return; // perhaps not all, or somebody has some of them locked
+    // None that this transaction sees. What it does not see has been written since, or by one that still runs.
+    SnapshotXids now = current_snapshot_xids();
+    if (now.xmin < stragglers.next_below)
+        return;
+    FullTransactionId next = ReadNextFullTransactionId();
+    stragglers.from = stragglers.next_from;
+    // In this order: who sees a subscription that ended before the oldest snapshot has its number by now.
+    stragglers.next_from = widen(GetOldestNonRemovableTransactionId(nullptr), next);
+    stragglers.next_below = U64FromFullTransactionId(ReadNextFullTransactionId());
 }
 
 } // namespace whisperer::pg
