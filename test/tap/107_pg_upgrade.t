@@ -13,6 +13,7 @@ my $old = Whisperer::Node->started('old');
 my $new = Whisperer::Node->new('new');
 $new->init;
 my $secret = 'kept';
+$receiver->answer('/failing', { status => 500 });
 
 $old->safe_psql('postgres', 'CREATE ROLE shop; CREATE DATABASE shop OWNER shop');
 $old->create_whisperer('shop');
@@ -23,7 +24,6 @@ $old->safe_psql(
 	SELECT whisperer.subscribe('thing', '@{[$receiver->url('/in')]}', '$secret');
 	SELECT whisperer.subscribe('thing', '@{[$receiver->url('/failing')]}', retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 3000}}');
 	INSERT INTO thing VALUES (1)});
-$receiver->answer('/failing', { status => 500 });
 $receiver->await('/in', 1);
 $old->safe_psql('shop', 'INSERT INTO thing VALUES (2)');
 $old->poll_until('shop', q{SELECT count(*) FROM whisperer.pending WHERE retry_count = 1}, 2);
