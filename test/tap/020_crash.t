@@ -32,9 +32,9 @@ $node->wait_settled;
 # Raises the events in one transaction, lets some arrive, crashes in the middle, and looks.
 sub crash_in_the_middle
 {
-	my ($name, $answer, $arrived, $most_twice, $crash) = @_;
+	my ($name, $answers, $arrived, $most_twice, $crash) = @_;
 	$receiver->reset;
-	$receiver->answer('/in', $answer);
+	$receiver->answer('/in', @$answers);
 	$node->safe_psql('postgres',
 		"SELECT count(whisperer.deliver_event(jsonb_build_object('n', n), 'numbered')) FROM generate_series(1, $waiting) n");
 	$receiver->await('/in', $arrived, brief => 1);
@@ -68,10 +68,12 @@ my $kill_worker = sub {
 };
 my $pull_the_plug = sub { $node->crash_and_start };
 
-crash_in_the_middle('worker killed while delivering', { status => 200 }, 1000, $not_durable, $kill_worker);
-crash_in_the_middle('worker killed while waiting', { hang => 'request' }, $in_flight, $in_flight, $kill_worker);
-crash_in_the_middle('plug pulled while delivering', { status => 200 }, 1000, $not_durable, $pull_the_plug);
-crash_in_the_middle('plug pulled while waiting', { hang => 'request' }, $in_flight, $in_flight, $pull_the_plug);
+# As fast as it goes at first, and then slow enough to be in the middle when it crashes.
+my $delivering = [ { status => 200, times => 1000 }, { status => 200, delay => { headers => 50 } } ];
+crash_in_the_middle('worker killed while delivering', $delivering, 1000, $not_durable, $kill_worker);
+crash_in_the_middle('worker killed while waiting', [ { hang => 'request' } ], $in_flight, $in_flight, $kill_worker);
+crash_in_the_middle('plug pulled while delivering', $delivering, 1000, $not_durable, $pull_the_plug);
+crash_in_the_middle('plug pulled while waiting', [ { hang => 'request' } ], $in_flight, $in_flight, $pull_the_plug);
 
 is( $node->safe_psql('postgres', 'SELECT count(*), bool_and(delivered) FROM whisperer.webhook_events'),
 	4 * $waiting + 200 . '|t', 'every event is there, as delivered');
