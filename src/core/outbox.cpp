@@ -44,8 +44,7 @@ void Outbox::set_limits(const OutboxLimits &limits) noexcept {
     impl_->limits = limits;
     for (auto &entry : impl_->subscriptions) {
         Subscription &subscription = *entry.second;
-        int limit = std::min(limits.max_in_flight_per_subscription, subscription.max_in_flight);
-        subscription.window = std::clamp(subscription.window, 1, limit);
+        subscription.window = std::clamp(subscription.window, 1, impl_->most_in_flight(subscription));
     }
 }
 
@@ -171,8 +170,7 @@ bool Outbox::put_subscription(const SubscriptionFields &fields) noexcept {
         subscription->countdown.schedule = subscription->schedule.data();
         subscription->custom_countdown = fields.custom_countdown;
         subscription->has_callback = fields.has_callback;
-        int limit = std::min(box.limits.max_in_flight_per_subscription, subscription->max_in_flight);
-        subscription->window = std::clamp(subscription->window, 1, limit);
+        subscription->window = std::clamp(subscription->window, 1, box.most_in_flight(*subscription));
         // A 410 whose deactivation is not written yet holds.
         bool sendable = fields.sendable && !subscription->deactivate;
         if (subscription->sendable && !sendable)

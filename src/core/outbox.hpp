@@ -50,7 +50,7 @@ struct SubscriptionFields {
     Micros connect_timeout;
     Micros response_timeout;
     int max_attempts;
-    int max_in_flight;
+    int max_in_flight;     // 0: as for all, OutboxLimits::max_in_flight_per_subscription
     Countdown countdown;   // its schedule is copied too
     bool custom_countdown; // `countdown` only holds until the user's own function, called elsewhere, has said
                            // better

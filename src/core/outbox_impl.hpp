@@ -242,6 +242,7 @@ struct Outbox::Impl {
     // outbox_sending.cpp
     void make_ready(Subscription *subscription, bool first = false);
     bool may_send(const Subscription &subscription, WallMicros wall) const noexcept;
+    int most_in_flight(const Subscription &subscription) const noexcept;
     bool has_slot(Standing standing) const noexcept;
     void set_standing(Subscription *subscription, Standing standing, bool stalled);
     Launch take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall);

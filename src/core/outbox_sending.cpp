@@ -54,6 +54,13 @@ bool Outbox::Impl::may_send(const Subscription &subscription, WallMicros wall) c
            subscription.paused_until <= wall && !subscription.token.asking;
 }
 
+// The subscription's own limit takes precedence over the setting for all; the worker's holds for both.
+int Outbox::Impl::most_in_flight(const Subscription &subscription) const noexcept {
+    int own =
+        subscription.max_in_flight > 0 ? subscription.max_in_flight : limits.max_in_flight_per_subscription;
+    return std::max(1, std::min(own, limits.max_in_flight));
+}
+
 bool Outbox::Impl::has_slot(Standing standing) const noexcept {
     // In flight is what a crash would repeat: what is sent and not recorded yet. Results whose rows somebody
     // has locked do not count, or that somebody could stop all.
@@ -286,7 +293,7 @@ void Outbox::Impl::learn(Subscription *subscription, const Item &item, const Htt
                          Micros now, WallMicros wall) {
     subscription->last_progress = now;
     bool delivered = item.outcome == Outcome::delivered;
-    int limit = std::min(limits.max_in_flight_per_subscription, subscription->max_in_flight);
+    int limit = most_in_flight(*subscription);
     bool changed =
         http.status != subscription->last_status || !delivered || subscription->consecutive_failures > 0;
     if (delivered) {

@@ -112,7 +112,7 @@ void set_config(core::SubscriptionFields *fields, Jsonb *config) {
     fields->connect_timeout = (core::Micros)(timeout.connect_seconds * 1e6);
     fields->response_timeout = (core::Micros)(timeout.response_seconds * 1e6);
     fields->max_attempts = integer_key(config, "max_attempts", setting_max_attempts);
-    fields->max_in_flight = integer_key(config, "max_in_flight", INT_MAX);
+    fields->max_in_flight = integer_key(config, "max_in_flight", 0);
 }
 
 } // namespace

@@ -55,7 +55,7 @@ class Model {
         fields.url = slice(url);
         fields.connect_timeout = fields.response_timeout = 60 * second;
         fields.max_attempts = max_attempts;
-        fields.max_in_flight = 1000;
+        fields.max_in_flight = 0;
         fields.countdown = default_countdown();
         fields.countdown.kind = CountdownKind::fixed;
         fields.countdown.seconds = retry_seconds;

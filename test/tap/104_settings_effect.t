@@ -126,6 +126,8 @@ is(most_active(3, $limited), '3 3', 'config.max_in_flight: so many at once, and 
 set(max_in_flight_per_subscription => 5);
 my ($free) = subscribe();
 is(most_active(5, $free), '5 5', 'max_in_flight_per_subscription');
+my ($wider) = subscribe(q(config => '{"max_in_flight": 9}'));
+is(most_active(9, $wider), '9 9', 'config.max_in_flight takes precedence, upwards too');
 set(max_in_flight_per_subscription => undef);
 
 # max_in_flight is the worker's: three subscriptions that may have 32 each fill it, and that is all.
