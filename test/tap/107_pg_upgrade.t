@@ -3,6 +3,8 @@
 use strict;
 use warnings;
 
+use Cwd ();
+use File::Spec;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Whisperer::Node;
@@ -37,9 +39,13 @@ $old->stop;
 my $sent = $receiver->count(path => '/in');
 
 my ($bindir) = split /\n/, `pg_config --bindir`;
+# Newer test modules give relative names.
+my ($old_data, $new_data) = map { File::Spec->rel2abs($_->data_dir) } $old, $new;
+my $here = Cwd::getcwd();
 chdir $PostgreSQL::Test::Utils::tmp_check or die $!;
-command_ok([ 'pg_upgrade', '--no-sync', '-U', 'postgres', '-d', $old->data_dir, '-D', $new->data_dir, '-b', $bindir, '-B', $bindir,
+command_ok([ 'pg_upgrade', '--no-sync', '-U', 'postgres', '-d', $old_data, '-D', $new_data, '-b', $bindir, '-B', $bindir,
 	'-s', $new->host, '-p', $old->port, '-P', $new->port ], 'pg_upgrade');
+chdir $here or die $!;
 my $log = -e $new->logfile ? $new->log_position : 0;
 $new->start;
 is($new->safe_psql('shop', $state), $before, 'all deliveries are there, the history too');
