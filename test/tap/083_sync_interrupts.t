@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../lib";
 use List::Util qw(min);
 use PostgreSQL::Test::Utils;
+use File::Spec;
 use Test::More;
 
 use Whisperer::Node;
@@ -16,7 +17,7 @@ use Whisperer::Receiver;
 use constant { TRIES => 3, LIMIT => 100 };
 
 # A look-up of hang.test never ends.
-my $directory = PostgreSQL::Test::Utils::tempdir();
+my $directory = File::Spec->rel2abs(PostgreSQL::Test::Utils::tempdir());
 append_to_file("$directory/hang.c", <<'C');
 #define _GNU_SOURCE
 #include <dlfcn.h>

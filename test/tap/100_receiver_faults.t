@@ -6,11 +6,12 @@ use warnings;
 use MIME::Base64 qw(encode_base64);
 use POSIX qw(strftime);
 use PostgreSQL::Test::Utils;
+use File::Spec;
 use Test::More;
 use Whisperer::Node;
 use Whisperer::Receiver;
 
-my $directory = PostgreSQL::Test::Utils::tempdir;
+my $directory = File::Spec->rel2abs(PostgreSQL::Test::Utils::tempdir());
 my ($certificate, $key) = Whisperer::Receiver::make_certificate($directory, 'DNS:localhost');
 chmod 0755, $directory;
 my $tls = { cert => $certificate, key => $key };

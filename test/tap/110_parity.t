@@ -5,6 +5,7 @@ use warnings;
 
 use FindBin;
 use PostgreSQL::Test::Utils;
+use File::Spec;
 use Test::More;
 use Time::HiRes qw(time);
 use Whisperer::Node;
@@ -15,7 +16,7 @@ my $receiver = Whisperer::Receiver->new;
 # Row 42: what a server's environment may have.
 my $node;
 {
-	my $home = PostgreSQL::Test::Utils::tempdir();
+	my $home = File::Spec->rel2abs(PostgreSQL::Test::Utils::tempdir());
 	append_to_file("$home/.netrc", "machine 127.0.0.1 login netrc password netrc\ndefault login netrc password netrc\n");
 	local @ENV{qw(HOME http_proxy HTTP_PROXY https_proxy all_proxy ALL_PROXY)} = ($home, ('http://127.0.0.1:1') x 5);
 	$node = Whisperer::Node->started('main', settings => "whisperer.safety_scan_interval = '1h'");
