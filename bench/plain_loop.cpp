@@ -2,8 +2,8 @@
 //
 //   plain_loop URL requests at_once
 //
-// Prints requests per second of wall time. Headers and body have the sizes of a signed delivery with a payload of 300 bytes;
-// handles and connections are reused.
+// Prints requests per second of wall time. Headers and body have the sizes of a signed delivery with a
+// payload of 300 bytes; handles and connections are reused.
 #include <curl/curl.h>
 
 #include <cstdio>
@@ -34,15 +34,17 @@ int main(int argc, char **argv) {
     const char *url = argv[1];
     const int requests = std::atoi(argv[2]);
     const int at_once = std::atoi(argv[3]);
-    const std::string body = R"({"event": {"type": "t", "uuid": "01a209c929847706ba15ace7da979c47"}, "payload": {"a": ")" +
-                             std::string(220, 'x') + R"(", "id": 12345}})";
+    const std::string body =
+        R"({"event": {"type": "t", "uuid": "01a209c929847706ba15ace7da979c47"}, "payload": {"a": ")" +
+        std::string(220, 'x') + R"(", "id": 12345}})";
     curl_global_init(CURL_GLOBAL_DEFAULT);
     CURLM *multi = curl_multi_init();
     curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, static_cast<long>(at_once));
     curl_slist *headers = nullptr;
     for (const char *line :
-         {"Content-Type: application/json", "User-Agent: whisperer/1.0 (PostgreSQL 15)", "X-Whisperer-Event: t",
-          "webhook-id: 01a209c9-2984-7706-ba15-ace7da979c47", "webhook-timestamp: 1795460508",
+         {"Content-Type: application/json", "User-Agent: whisperer/1.0 (PostgreSQL 15)",
+          "X-Whisperer-Event: t", "webhook-id: 01a209c9-2984-7706-ba15-ace7da979c47",
+          "webhook-timestamp: 1795460508",
           "X-Whisperer-Signature: sha256=fdf2a86dfa46e6a6e8d0d8376b24d2201c93c0ba8813539d1c4c6803c463b5a7",
           "webhook-signature: v1,wrJIFhi6XNOnAC4LRuimEICf/8lTEsM9KMFTsNrwOP0=", "Expect:", "Accept:"})
         headers = curl_slist_append(headers, line);

@@ -21,8 +21,8 @@ bool starts_with(std::string_view text, std::string_view lower_case) noexcept {
            strncasecmp(text.data(), lower_case.data(), lower_case.size()) == 0;
 }
 
-// "HTTP/1.1 204 No Content" (RFC 9112, section 4: three digits); 0 if it is none. libcurl checks most of it, some versions
-// not that the digits end there.
+// "HTTP/1.1 204 No Content" (RFC 9112, section 4: three digits); 0 if it is none. libcurl checks most of it,
+// some versions not that the digits end there.
 int status_of(std::string_view line) noexcept {
     const size_t space = line.find(' ');
     if (space == std::string_view::npos || line.size() < space + 4)

@@ -37,8 +37,8 @@ class RequestBuilder {
   private:
     void add(std::string_view name, std::string_view value);
     std::string body_;
-    std::string text_;              // all lines, one after the other
-    std::vector<size_t> ends_;      // of each line in text_
+    std::string text_;         // all lines, one after the other
+    std::vector<size_t> ends_; // of each line in text_
     std::vector<Slice> lines_;
 };
 

@@ -7,8 +7,8 @@
 
 namespace whisperer::core {
 
-// Plain data on purpose: the PostgreSQL shell passes slices through frames which an ERROR may leave by longjmp,
-// where nothing with a destructor may live. Valid as long as its owner says.
+// Plain data on purpose: the PostgreSQL shell passes slices through frames which an ERROR may leave by
+// longjmp, where nothing with a destructor may live. Valid as long as its owner says.
 struct Slice {
     const char *data;
     size_t len;
@@ -17,6 +17,8 @@ struct Slice {
     bool empty() const noexcept { return len == 0; }
 };
 
-inline Slice slice(std::string_view s) noexcept { return {s.data(), s.size()}; }
+inline Slice slice(std::string_view s) noexcept {
+    return {s.data(), s.size()};
+}
 
 } // namespace whisperer::core

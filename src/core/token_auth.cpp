@@ -10,8 +10,8 @@ namespace whisperer::core {
 namespace {
 
 bool is_plain(char c) noexcept {
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '*' || c == '-' || c == '.' ||
-           c == '_';
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '*' ||
+           c == '-' || c == '.' || c == '_';
 }
 
 void append_encoded(std::string_view text, std::string *out) {

@@ -1,5 +1,5 @@
-// Token authentication: user name and password go as a form to a token server, and the token that it answers with goes into
-// the Authorization header of the deliveries.
+// Token authentication: user name and password go as a form to a token server, and the token that it answers
+// with goes into the Authorization header of the deliveries.
 #pragma once
 
 #include "core/http_engine.hpp"
@@ -27,11 +27,12 @@ constexpr Micros token_lifetime = 3600LL * 1000 * 1000;
 constexpr size_t max_token_answer = 64 * 1024;
 constexpr size_t max_token_size = 8192;
 
-// The request's body, application/x-www-form-urlencoded (WHATWG URL Standard, section 5.2). Throws std::bad_alloc.
+// The request's body, application/x-www-form-urlencoded (WHATWG URL Standard, section 5.2). Throws
+// std::bad_alloc.
 std::string token_form(const TokenFields &fields);
 
-// What came of a token request: the value of the Authorization header, or why there is none, for the delivery's record. The
-// answer's body and the token get into no error. Throws std::bad_alloc.
+// What came of a token request: the value of the Authorization header, or why there is none, for the
+// delivery's record. The answer's body and the token get into no error. Throws std::bad_alloc.
 struct TokenAnswer {
     std::string authorization;
     std::string error; // empty: success

@@ -66,8 +66,8 @@ inline bool compat_may_use_schema(Oid schema, Oid role) {
 #endif
 }
 
-// The type of that name, InvalidOid if there is none; raises when the text cannot be a type's name. 16 made that softer,
-// with a further argument.
+// The type of that name, InvalidOid if there is none; raises when the text cannot be a type's name. 16 made
+// that softer, with a further argument.
 inline Oid compat_parse_type(const char *text) {
     Oid type = InvalidOid;
     int32 modifier;
@@ -111,7 +111,8 @@ inline uint32 compat_wait_event(uint32 *cache, const char *name) {
     return *cache;
 }
 
-// The oldest transaction the commit log still knows; read it under XactTruncationLock. 17 renamed the structure.
+// The oldest transaction the commit log still knows; read it under XactTruncationLock. 17 renamed the
+// structure.
 inline TransactionId compat_oldest_clog_xid() {
 #if PG_VERSION_NUM >= 170000
     return TransamVariables->oldestClogXid;
@@ -120,8 +121,8 @@ inline TransactionId compat_oldest_clog_xid() {
 #endif
 }
 
-// The entry after `previous` (null: the first) in this process's list of locks of one partition of the lock table, whose
-// lock is held. 16 changed the kind of the lists.
+// The entry after `previous` (null: the first) in this process's list of locks of one partition of the lock
+// table, whose lock is held. 16 changed the kind of the lists.
 inline PROCLOCK *compat_next_own_lock(int partition, PROCLOCK *previous) {
 #if PG_VERSION_NUM >= 160000
     dlist_head *list = &MyProc->myProcLocks[partition];

@@ -21,7 +21,8 @@ struct CustomChoice {
     Jsonb *kwargs;
 };
 
-// Is it well formed, and a custom countdown's? Whether that one is registered is for custom_countdowns.hpp to say.
+// Is it well formed, and a custom countdown's? Whether that one is registered is for custom_countdowns.hpp to
+// say.
 bool countdown_is_custom(Jsonb *config, CustomChoice *custom);
 
 // PostgreSQL's own generator, for jitter and random.

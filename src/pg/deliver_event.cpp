@@ -36,8 +36,9 @@ Request read_request(FunctionCallInfo fcinfo) {
         raise_null_argument("event_type", "Give the name of a registered event type.");
     if (PG_ARGISNULL(2))
         raise_null_argument("_async", "true delivers after the commit, in the background.");
-    Request request = {text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_ARGISNULL(4) ? nullptr : PG_GETARG_JSONB_P(4),
-                       !PG_GETARG_BOOL(2), PG_ARGISNULL(3) ? nullptr : PG_GETARG_UUID_P(3)};
+    Request request = {text_to_cstring(PG_GETARG_TEXT_PP(1)),
+                       PG_ARGISNULL(4) ? nullptr : PG_GETARG_JSONB_P(4), !PG_GETARG_BOOL(2),
+                       PG_ARGISNULL(3) ? nullptr : PG_GETARG_UUID_P(3)};
     if (request.config_filter != nullptr)
         check_config_filter(request.config_filter);
     return request;
@@ -59,7 +60,8 @@ Datum uuid_array(const pg_uuid_t *uuids, int count) {
     return PointerGetDatum(construct_array(values, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
 }
 
-Datum deliver(const Request &request, const EventOrigin &origin, const Recipients &recipients, Jsonb *payload) {
+Datum deliver(const Request &request, const EventOrigin &origin, const Recipients &recipients,
+              Jsonb *payload) {
     PayloadText text = payload_text(payload);
     if (request.now)
         check_may_deliver_now();
@@ -98,7 +100,8 @@ WHISPERER_SQL_FUNCTION(whisperer_deliver_event) {
     PreventCommandIfReadOnly("whisperer.deliver_event()"); // whether anybody subscribes or not
     Recipients recipients = find_recipients(request.event_type, request.config_filter);
     if (recipients.count == 0) {
-        // What is wrong with the value is said whether anybody subscribes or not, as far as that costs nothing.
+        // What is wrong with the value is said whether anybody subscribes or not, as far as that costs
+        // nothing.
         if (type == JSONBOID || type == JSONOID)
             (void)serialize_default(PG_GETARG_DATUM(0), type);
         PG_RETURN_DATUM(uuid_array(nullptr, 0));

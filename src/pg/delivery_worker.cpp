@@ -6,8 +6,8 @@
 //       → read what there is to send   (another)
 //       → start, step
 //
-// No transaction is open while it waits. An ERROR in a transaction rolls that one back, is said once, and is tried again
-// later; what is in flight goes on.
+// No transaction is open while it waits. An ERROR in a transaction rolls that one back, is said once, and is
+// tried again later; what is in flight goes on.
 #include "pg/prelude.hpp"
 
 #include "pg/claims.hpp"
@@ -46,7 +46,8 @@ constexpr int64 statistics_interval = 10 * 1000 * 1000;
 // After an ERROR the next try waits, longer each time.
 constexpr int64 first_backoff = 250 * 1000;
 constexpr int64 last_backoff = 30 * 1000 * 1000;
-// A server that shuts down does not wait for slow receivers: what is still in flight then is sent again, with the same id.
+// A server that shuts down does not wait for slow receivers: what is still in flight then is sent again, with
+// the same id.
 constexpr int64 shutdown_patience = 1000 * 1000;
 
 DeliveryWorker worker_storage;
@@ -84,7 +85,8 @@ void make_worker(DeliveryWorker *worker) {
         out_of_memory("its HTTP engine");
     core::FlightRecorder recorder = {worker->journal, journal_took_off, journal_landed, delivery_is_claimed,
                                      journal_acquitted};
-    worker->box = core::Outbox::create(engine, sender_limits(), process_random(), recorder, sender_user_agent());
+    worker->box =
+        core::Outbox::create(engine, sender_limits(), process_random(), recorder, sender_user_agent());
     worker->subscription_changes = core::ChangeCursor::create();
     if (worker->box == nullptr || worker->subscription_changes == nullptr)
         out_of_memory("its outbox");
@@ -93,8 +95,8 @@ void make_worker(DeliveryWorker *worker) {
             out_of_memory("its list of suspects");
     if (suspect_count > 0)
         ereport(LOG,
-                errmsg("whisperer found %d deliveries of database \"%s\" that were in flight at a crash", suspect_count,
-                       worker->self->database_name),
+                errmsg("whisperer found %d deliveries of database \"%s\" that were in flight at a crash",
+                       suspect_count, worker->self->database_name),
                 errdetail("They are sent again, with the same webhook-id."));
     pfree(suspects);
     worker->held = true;
@@ -102,10 +104,11 @@ void make_worker(DeliveryWorker *worker) {
     worker->refetch_states = true;
 }
 
-// Plans of ours are always by index: the tables' statistics may be of another hour, and a queue's are never right.
+// Plans of ours are always by index: the tables' statistics may be of another hour, and a queue's are never
+// right.
 void pin_planner() {
-    static const char *const off[] = {"enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin",
-                                      "enable_material"};
+    static const char *const off[] = {"enable_seqscan", "enable_bitmapscan", "enable_hashjoin",
+                                      "enable_mergejoin", "enable_material"};
     for (const char *name : off)
         SetConfigOption(name, "off", PGC_USERSET, PGC_S_OVERRIDE);
     SetConfigOption("plan_cache_mode", "force_generic_plan", PGC_USERSET, PGC_S_OVERRIDE);
@@ -113,7 +116,8 @@ void pin_planner() {
     SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
 }
 
-// ---- Transactions -------------------------------------------------------------------------------------------------------
+// ---- Transactions
+// -------------------------------------------------------------------------------------------------------
 
 // Says an error once, until another one comes or things go well again.
 void say_error(DeliveryWorker *worker, ErrorData *error) {
@@ -121,16 +125,16 @@ void say_error(DeliveryWorker *worker, ErrorData *error) {
         return;
     loop.told_error = error->sqlerrcode;
     ereport(LOG, errcode(error->sqlerrcode),
-            errmsg("whisperer could not work on its tables in database \"%s\": %s", worker->self->database_name,
-                   error->message),
+            errmsg("whisperer could not work on its tables in database \"%s\": %s",
+                   worker->self->database_name, error->message),
             error->detail != nullptr ? errdetail_internal("%s", error->detail) : 0,
             errhint("Nothing is lost; it is tried again, at intervals of up to %d seconds.%s%s",
                     (int)(last_backoff / 1000000), error->hint != nullptr ? " " : "",
                     error->hint != nullptr ? error->hint : ""));
 }
 
-// One transaction. False: it failed and is to be tried again at loop.try_again_at. Leaves the process when the extension is
-// gone.
+// One transaction. False: it failed and is to be tried again at loop.try_again_at. Leaves the process when
+// the extension is gone.
 bool in_transaction(DeliveryWorker *worker, void (*work)(DeliveryWorker *)) {
     MemoryContext context = CurrentMemoryContext;
     volatile bool ok = false;
@@ -221,7 +225,8 @@ void start_work(DeliveryWorker *worker) {
     load_work(worker);
 }
 
-// ---- One turn -----------------------------------------------------------------------------------------------------------
+// ---- One turn
+// -----------------------------------------------------------------------------------------------------------
 
 void take_settings(DeliveryWorker *worker) {
     if (!worker_reload_settings())
@@ -262,7 +267,8 @@ bool may_send(const DeliveryWorker *worker) {
 bool wants_tables(DeliveryWorker *worker) {
     core::Outbox *box = worker->box;
     core::WallMicros now = to_wall(GetCurrentTimestamp());
-    return box->wants_read(now) || box->wants_bodies() || box->has_unsent_to_check() || box->wants_adoptions(now);
+    return box->wants_read(now) || box->wants_bodies() || box->has_unsent_to_check() ||
+           box->wants_adoptions(now);
 }
 
 void work_on_tables(DeliveryWorker *worker, int64 now) {
@@ -275,8 +281,9 @@ void work_on_tables(DeliveryWorker *worker, int64 now) {
         return;
     if (worker->reload_wanted && !in_transaction(worker, load_work))
         return;
-    bool results_due = results >= record_batch() || (results > 0 && (now - loop.results_since >= record_delay ||
-                                                                    worker->box->in_flight() == 0));
+    bool results_due =
+        results >= record_batch() ||
+        (results > 0 && (now - loop.results_since >= record_delay || worker->box->in_flight() == 0));
     if (results_due || (worker->box->has_changed_states() && now >= loop.states_at))
         record(worker, now);
     if (now >= loop.scan_at) {
@@ -296,11 +303,11 @@ void work_on_tables(DeliveryWorker *worker, int64 now) {
 
 void tell_state(DeliveryWorker *worker) {
     int in_flight = (int)worker->box->in_flight();
-    const char *state = !setting_enabled         ? "disabled"
-                        : worker->told_copy      ? "held: copy, call whisperer.resume()"
+    const char *state = !setting_enabled                         ? "disabled"
+                        : worker->told_copy                      ? "held: copy, call whisperer.resume()"
                         : loop.try_again_at > monotonic_micros() ? "waiting after an error"
-                        : in_flight > 0          ? "sending"
-                                                 : "idle";
+                        : in_flight > 0                          ? "sending"
+                                                                 : "idle";
     worker_report(worker->self, state, in_flight);
 }
 
@@ -333,8 +340,8 @@ void wait_for_something(DeliveryWorker *worker) {
     static uint32 wait_event = 0;
     WaitEvent occurred[3];
     long timeout = time_to_wait(worker, monotonic_micros());
-    int count =
-        WaitEventSetWait(loop.events, timeout, occurred, lengthof(occurred), compat_wait_event(&wait_event, "WhispererDelivery"));
+    int count = WaitEventSetWait(loop.events, timeout, occurred, lengthof(occurred),
+                                 compat_wait_event(&wait_event, "WhispererDelivery"));
     for (int i = 0; i < count; i++) {
         if (occurred[i].events & WL_LATCH_SET)
             ResetLatch(MyLatch);
@@ -350,7 +357,8 @@ void turn(DeliveryWorker *worker) {
     take_flags(worker);
     worker->box->step(monotonic_micros(), to_wall(GetCurrentTimestamp()));
     work_on_tables(worker, monotonic_micros());
-    // Last, so that nothing that ends a request comes between this and the wait; the engine's timer is due at once then.
+    // Last, so that nothing that ends a request comes between this and the wait; the engine's timer is due at
+    // once then.
     if (may_send(worker))
         worker->box->start(monotonic_micros(), to_wall(GetCurrentTimestamp()));
     tell_state(worker);
@@ -365,7 +373,9 @@ void finish(DeliveryWorker *worker) {
     if (reason == STOP_BARRED)
         patience = 0;
     else if (reason == STOP_RESTART && !ShutdownRequestPending)
-        patience = (int64)((setting_request_timeout().connect_seconds + setting_request_timeout().response_seconds) * 1e6);
+        patience =
+            (int64)((setting_request_timeout().connect_seconds + setting_request_timeout().response_seconds) *
+                    1e6);
     int64 deadline = monotonic_micros() + patience;
     while (worker->box->in_flight() > 0 && monotonic_micros() < deadline &&
            worker_stop_reason(worker->self) != STOP_BARRED)
@@ -393,7 +403,8 @@ WHISPERER_EXPORT void whisperer_delivery_main(Datum main_arg) {
     worker->self = worker_start(main_arg, WorkerKind::delivery);
     pin_planner();
     CacheRegisterSyscacheCallback(AUTHOID, roles_changed, (Datum)0);
-    MemoryContext context = AllocSetContextCreate(TopMemoryContext, "whisperer delivery", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext context =
+        AllocSetContextCreate(TopMemoryContext, "whisperer delivery", ALLOCSET_DEFAULT_SIZES);
     MemoryContextSwitchTo(context);
     make_worker(worker);
 

@@ -1,5 +1,6 @@
-// The delivery worker: one process that owns the subscriptions of its shard, sends what is pending for them, and records
-// what became of it. Its parts: delivery_worker.cpp (the loop), subscription_loader.cpp, queue_reader.cpp, recorder.cpp.
+// The delivery worker: one process that owns the subscriptions of its shard, sends what is pending for them,
+// and records what became of it. Its parts: delivery_worker.cpp (the loop), subscription_loader.cpp,
+// queue_reader.cpp, recorder.cpp.
 #pragma once
 
 #include "pg/prelude.hpp"
@@ -16,13 +17,13 @@ struct DeliveryWorker {
     core::Outbox *box;
     core::ChangeCursor *subscription_changes;
     Journal *journal;
-    bool held;            // a copy, or never used: nothing may be sent
-    bool reload_wanted;   // subscriptions changed
-    bool owners_changed;  // roles changed: owners may be gone
+    bool held;             // a copy, or never used: nothing may be sent
+    bool reload_wanted;    // subscriptions changed
+    bool owners_changed;   // roles changed: owners may be gone
     bool owners_refreshed; // in the transaction under way
-    bool refetch_states;  // at start: what was learnt of receivers
-    bool announce_jobs;   // those who call users' functions may not know of what there is for them
-    bool told_copy;       // the log has been told that this database is a copy
+    bool refetch_states;   // at start: what was learnt of receivers
+    bool announce_jobs;    // those who call users' functions may not know of what there is for them
+    bool told_copy;        // the log has been told that this database is a copy
 };
 
 // All of these run in a transaction of the worker's (worker_begin() … worker_commit()).
@@ -36,20 +37,21 @@ struct SnapshotXids {
 };
 SnapshotXids current_snapshot_xids();
 
-// subscription_loader.cpp: takes over what changed in whisperer.subscription, and whether this database is held. False when
-// memory ran out; it is tried again.
+// subscription_loader.cpp: takes over what changed in whisperer.subscription, and whether this database is
+// held. False when memory ran out; it is tried again.
 bool load_subscriptions(DeliveryWorker *worker);
 // Cancels what is left for subscriptions that have ended. For the safety scan.
 void cancel_stragglers();
 
 // queue_reader.cpp: one round of reading.
 void read_queue(DeliveryWorker *worker);
-// Bodies too large to be read ahead, for what is to be sent now; deliveries that were cancelled leave the outbox.
+// Bodies too large to be read ahead, for what is to be sent now; deliveries that were cancelled leave the
+// outbox.
 void read_bodies(core::Outbox *box);
 void drop_cancelled(DeliveryWorker *worker);
 
-// recorder.cpp: records what is known in this transaction. After the commit call record_committed(), after a failure
-// record_failed().
+// recorder.cpp: records what is known in this transaction. After the commit call record_committed(), after a
+// failure record_failed().
 void record_results(DeliveryWorker *worker);
 void record_committed(DeliveryWorker *worker);
 void record_failed(DeliveryWorker *worker);

@@ -13,8 +13,9 @@ namespace whisperer::pg {
 
 namespace {
 
-// The position up to which the log must be on disk for this commit to be; 0: it is. The commit log keeps it only for recent
-// asynchronous commits, and keeps itself only as far back as anybody may ask: what is older has long been flushed.
+// The position up to which the log must be on disk for this commit to be; 0: it is. The commit log keeps it
+// only for recent asynchronous commits, and keeps itself only as far back as anybody may ask: what is older
+// has long been flushed.
 XLogRecPtr commit_position(uint64 xid, FullTransactionId next) {
     if (U64FromFullTransactionId(next) - xid > (uint64)INT32_MAX)
         return InvalidXLogRecPtr;

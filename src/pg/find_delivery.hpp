@@ -29,8 +29,8 @@ struct FoundDelivery {
 enum class IfLocked { wait, raise };
 
 // Inside internal_begin(): finds the delivery, checks that `caller` manages its subscription and then locks
-// its row until the end of the transaction, waiting for whoever has it (or WH008). WH003 when it is unknown or somebody
-// else's, in the same words. 40001 when other sessions kept moving it.
+// its row until the end of the transaction, waiting for whoever has it (or WH008). WH003 when it is unknown
+// or somebody else's, in the same words. 40001 when other sessions kept moving it.
 FoundDelivery find_delivery(Oid caller, const pg_uuid_t *uuid, IfLocked if_locked = IfLocked::wait);
 
 // WH008: somebody else is sending it at this moment.

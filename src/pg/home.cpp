@@ -108,24 +108,38 @@ bool home_refresh_owners() {
 #define DROPPED_TYPES "whisperer.event_type_entry o WHERE o.owner_oid <> 0 AND " DROPPED
 #define NAME_OF(owner) "(SELECT r.rolname FROM pg_catalog.pg_roles r WHERE r.oid = " owner ")"
     static Statement changes[] = {
-        {"UPDATE whisperer.subscription s SET owner_name = " NAME_OF("s.owner_oid")
-         " WHERE s.id IN (SELECT o.id FROM " RENAMED_SUBSCRIPTIONS " FOR UPDATE OF o SKIP LOCKED)",
-         1, {INT8OID}, nullptr},
-        // Without change_xid: the worker that does this reads all subscriptions next, by the snapshot that it has, in which its
-        // own transaction is not over. Every other worker sees for itself that the role is gone.
+        {"UPDATE whisperer.subscription s SET owner_name = " NAME_OF(
+             "s.owner_oid") " WHERE s.id IN (SELECT o.id FROM " RENAMED_SUBSCRIPTIONS
+                            " FOR UPDATE OF o SKIP LOCKED)",
+         1,
+         {INT8OID},
+         nullptr},
+        // Without change_xid: the worker that does this reads all subscriptions next, by the snapshot that it
+        // has, in which its own transaction is not over. Every other worker sees for itself that the role is
+        // gone.
         {"UPDATE whisperer.subscription SET owner_dropped = true"
          " WHERE id IN (SELECT o.id FROM " DROPPED_SUBSCRIPTIONS " FOR UPDATE OF o SKIP LOCKED)",
-         1, {INT8OID}, nullptr},
-        {"UPDATE whisperer.event_type_entry e SET owner_name = " NAME_OF("e.owner_oid")
-         " WHERE e.event_type IN (SELECT o.event_type FROM " RENAMED_TYPES " FOR UPDATE OF o SKIP LOCKED)",
-         1, {INT8OID}, nullptr},
+         1,
+         {INT8OID},
+         nullptr},
+        {"UPDATE whisperer.event_type_entry e SET owner_name = " NAME_OF(
+             "e.owner_oid") " WHERE e.event_type IN (SELECT o.event_type FROM " RENAMED_TYPES
+                            " FOR UPDATE OF o SKIP LOCKED)",
+         1,
+         {INT8OID},
+         nullptr},
         {"UPDATE whisperer.event_type_entry SET owner_oid = 0"
          " WHERE event_type IN (SELECT o.event_type FROM " DROPPED_TYPES " FOR UPDATE OF o SKIP LOCKED)",
-         1, {INT8OID}, nullptr},
+         1,
+         {INT8OID},
+         nullptr},
     };
-    static Statement left = {"SELECT FROM " RENAMED_SUBSCRIPTIONS " UNION ALL SELECT FROM " DROPPED_SUBSCRIPTIONS
-                             " UNION ALL SELECT FROM " RENAMED_TYPES " UNION ALL SELECT FROM " DROPPED_TYPES " LIMIT 1",
-                             1, {INT8OID}, nullptr};
+    static Statement left = {
+        "SELECT FROM " RENAMED_SUBSCRIPTIONS " UNION ALL SELECT FROM " DROPPED_SUBSCRIPTIONS
+        " UNION ALL SELECT FROM " RENAMED_TYPES " UNION ALL SELECT FROM " DROPPED_TYPES " LIMIT 1",
+        1,
+        {INT8OID},
+        nullptr};
     Datum arguments[] = {Int64GetDatum(home_system())};
     for (Statement &change : changes)
         internal_execute(&change, arguments);

@@ -15,8 +15,8 @@ void home_stamp();
 bool home_is_copy();
 
 // Owners of subscriptions: their current names (a copy finds its owners by name), and who is gone for good.
-// Only what differs is written, and only where nobody has the row locked: the worker must not wait. False if such rows were
-// left out. The caller wakes the workers.
+// Only what differs is written, and only where nobody has the row locked: the worker must not wait. False if
+// such rows were left out. The caller wakes the workers.
 bool home_refresh_owners();
 
 // This cluster's number, as the tables store it.

@@ -36,8 +36,8 @@ void internal_begin(InternalSql *state) {
     SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, state->saved_context | SECURITY_RESTRICTED_OPERATION);
     state->guc_level = NewGUCNestLevel();
     pin("search_path", "pg_catalog, pg_temp");
-    // Always by index: a plan made in this session while the tables were empty would scan them from end to end when they are
-    // large. (What has no index then looks so dear that it would be compiled.)
+    // Always by index: a plan made in this session while the tables were empty would scan them from end to
+    // end when they are large. (What has no index then looks so dear that it would be compiled.)
     pin("enable_seqscan", "off");
     pin("jit", "off");
     int rc = SPI_connect();

@@ -56,8 +56,8 @@ void journal_path(char (&path)[MAXPGPATH], Oid database, int shard) {
     snprintf(path, sizeof(path), "%s/%u.%d.journal", worker_directory, database, shard);
 }
 
-// A shared mapping of the file, made and zeroed if need be. Its blocks are allocated here: a full disk must be an ERROR now
-// and not a SIGBUS later.
+// A shared mapping of the file, made and zeroed if need be. Its blocks are allocated here: a full disk must
+// be an ERROR now and not a SIGBUS later.
 JournalFile *map_file(const char *path) {
     worker_directory_make();
     int fd = OpenTransientFile(path, O_RDWR | O_CREAT | PG_BINARY);
@@ -142,8 +142,8 @@ Journal *journal_open(Oid database, int shard, Suspect **suspects, int *count) {
     *suspects = (Suspect *)MemoryContextAllocHuge(CurrentMemoryContext, sizeof(Suspect) * (size_t)capacity);
     *count = 0;
     take_suspects(journal->file, *suspects, count, capacity);
-    // A suspect counts for the shard that now owns its subscription, which is not known from here: every worker of a new
-    // set looks at all journals that have no owner any more. Shard 0 exists always.
+    // A suspect counts for the shard that now owns its subscription, which is not known from here: every
+    // worker of a new set looks at all journals that have no owner any more. Shard 0 exists always.
     for (int other = 0; shard == 0 && other < max_shards; other++) {
         struct stat st;
         journal_path(path, database, other);
@@ -213,8 +213,7 @@ bool journal_has(const core::Uuid &uuid) {
         if (!read_journal(shard, copy))
             continue;
         for (const Entry &entry : copy->entries)
-            found = found ||
-                    (flies(entry) && memcmp(entry.uuid.bytes, uuid.bytes, sizeof(uuid.bytes)) == 0);
+            found = found || (flies(entry) && memcmp(entry.uuid.bytes, uuid.bytes, sizeof(uuid.bytes)) == 0);
     }
     pfree(copy);
     return found;

@@ -1,9 +1,10 @@
 // What was in flight when a worker crashed.
 //
-// Deliveries are not claimed in the table, so after a crash nobody would know what had been sent. Each delivery worker keeps
-// a small file in the data directory, pg_whisperer/<database>.<shard>.journal, mapped into memory: one entry per request in
-// flight, and per suspect that waits to be sent again. The mapping outlives the process, also one killed by a signal; it need not survive a power cut (nothing is lost
-// then: the table has every delivery, and only the count of crashes starts anew).
+// Deliveries are not claimed in the table, so after a crash nobody would know what had been sent. Each
+// delivery worker keeps a small file in the data directory, pg_whisperer/<database>.<shard>.journal, mapped
+// into memory: one entry per request in flight, and per suspect that waits to be sent again. The mapping
+// outlives the process, also one killed by a signal; it need not survive a power cut (nothing is lost then:
+// the table has every delivery, and only the count of crashes starts anew).
 //
 // Written by its worker only, read by anybody (whisperer.in_flight_list()).
 #pragma once
@@ -14,17 +15,18 @@ namespace whisperer::pg {
 
 struct Journal;
 
-// Deliveries that were in flight when the last worker of this database and shard ended without closing its journal.
+// Deliveries that were in flight when the last worker of this database and shard ended without closing its
+// journal.
 struct Suspect {
     core::Uuid uuid;
     core::CrashCount count;
     int64 subscription;
 };
 
-// Maps the worker's journal and hands out what an earlier process left in it (palloc'ed array). It stays there with its
-// count until it is sent again or journal_acquitted(), or the next crash would forget those whose turn had not come. Suspects
-// that were left by other shards (the number of workers may have changed) are taken over by shard 0. ERROR if the file
-// cannot be made.
+// Maps the worker's journal and hands out what an earlier process left in it (palloc'ed array). It stays
+// there with its count until it is sent again or journal_acquitted(), or the next crash would forget those
+// whose turn had not come. Suspects that were left by other shards (the number of workers may have changed)
+// are taken over by shard 0. ERROR if the file cannot be made.
 Journal *journal_open(Oid database, int shard, Suspect **suspects, int *count);
 
 // After an orderly end nothing is a suspect.
@@ -39,8 +41,8 @@ void journal_acquitted(void *journal, const core::Uuid &uuid);
 // Does a worker of this database have the delivery in flight now? Reads files.
 bool journal_has(const core::Uuid &uuid);
 
-// Removes the journals of a database, when it is known to be gone. Errors are ignored: a journal without a database harms
-// nothing.
+// Removes the journals of a database, when it is known to be gone. Errors are ignored: a journal without a
+// database harms nothing.
 void journal_remove_all(Oid database);
 
 } // namespace whisperer::pg

@@ -184,8 +184,9 @@ void maintenance_start(Entry *entry, int64 now) {
     entry->next_maintenance = now + (started ? maintenance_every : 60 * second);
 }
 
-// Processes that call users' functions are started when somebody asks for one, and leave when they have nothing to do. One
-// more is wanted when a call takes long while others wait, so that no owner waits for another's slow function.
+// Processes that call users' functions are started when somebody asks for one, and leave when they have
+// nothing to do. One more is wanted when a call takes long while others wait, so that no owner waits for
+// another's slow function.
 constexpr int most_job_workers[job_kinds] = {4, 2};
 
 // Returns when to try again.
@@ -207,8 +208,8 @@ int64 job_worker_start(Entry *entry, DatabaseSlot *slot, JobKind kind, int64 now
     return entry->next_job_worker[number] = now + slot_retry;
 }
 
-// One that ended with an error has left work behind. It is not started again at once for ever; but one that had to be ended
-// because of a user's function (`overrun`) does not keep others waiting.
+// One that ended with an error has left work behind. It is not started again at once for ever; but one that
+// had to be ended because of a user's function (`overrun`) does not keep others waiting.
 void job_worker_ended(Entry *entry, const SlotEnd &end, int64 now) {
     JobKind kind = end.kind == WorkerKind::callback ? JobKind::callback : JobKind::countdown;
     int number = static_cast<int>(kind);
@@ -295,8 +296,11 @@ int64 step(Entry *entry, int64 now) {
         later(&next, entry->next_maintenance);
         return next;
     case DatabaseState::stopping:
-        // Users' functions may take their time to be cancelled; the next set of delivery workers does not wait for that.
-        if (slot_count(WorkerKind::delivery, entry->database) + slot_count(WorkerKind::maintenance, entry->database) == 0) {
+        // Users' functions may take their time to be cancelled; the next set of delivery workers does not
+        // wait for that.
+        if (slot_count(WorkerKind::delivery, entry->database) +
+                slot_count(WorkerKind::maintenance, entry->database) ==
+            0) {
             set_stopped(entry, now);
             return now;
         }

@@ -16,13 +16,13 @@ struct Entry {
     Oid database; // InvalidOid: unused
     char name[NAMEDATALEN];
     DatabaseState state;
-    bool seen;          // in the scan under way
-    bool connectable;   // pg_database allows connections
-    bool look;          // somebody announced a change
-    bool said;          // the log has it that the set runs
-    int failures;       // in a row, of its workers
-    int quick_exits;    // in a row: workers that left by themselves within a second
-    int64 next_try;     // nothing is started before
+    bool seen;        // in the scan under way
+    bool connectable; // pg_database allows connections
+    bool look;        // somebody announced a change
+    bool said;        // the log has it that the set runs
+    int failures;     // in a row, of its workers
+    int quick_exits;  // in a row: workers that left by themselves within a second
+    int64 next_try;   // nothing is started before
     int64 running_since;
     int64 next_maintenance;
     int64 next_job_worker[job_kinds]; // none is started before

@@ -1,5 +1,6 @@
-// The first include of every file in src/pg. C++ and core headers come before postgres.h, whose macros would eat names
-// such as ERROR, LOG, Min and snprintf; afterwards core headers may no longer be included (core/no_postgres.hpp says so).
+// The first include of every file in src/pg. C++ and core headers come before postgres.h, whose macros would
+// eat names such as ERROR, LOG, Min and snprintf; afterwards core headers may no longer be included
+// (core/no_postgres.hpp says so).
 #pragma once
 
 #include <cstddef>
@@ -26,7 +27,8 @@
 #include "core/verdict.hpp"
 
 extern "C" {
-#include "postgres.h"
+#include "postgres.h" // before all others
+
 #include "fmgr.h"
 #include "miscadmin.h"
 }

@@ -43,12 +43,13 @@ Statement find_orphans = {"SELECT pg_catalog.array_agg(e) FROM pg_catalog.unnest
 Statement remove_orphans = {"DELETE FROM whisperer.event WHERE uuid = ANY ($1)", 1, {UUIDARRAYOID}, nullptr};
 
 // What is told of users' functions is as old as the deliveries it is about.
-Statement remove_failures = {"DELETE FROM whisperer.function_failure WHERE ctid = ANY (ARRAY("
-                             "SELECT ctid FROM whisperer.function_failure WHERE occurred < $1 ORDER BY occurred LIMIT $2"
-                             " FOR UPDATE SKIP LOCKED))",
-                             2,
-                             {TIMESTAMPTZOID, INT8OID},
-                             nullptr};
+Statement remove_failures = {
+    "DELETE FROM whisperer.function_failure WHERE ctid = ANY (ARRAY("
+    "SELECT ctid FROM whisperer.function_failure WHERE occurred < $1 ORDER BY occurred LIMIT $2"
+    " FOR UPDATE SKIP LOCKED))",
+    2,
+    {TIMESTAMPTZOID, INT8OID},
+    nullptr};
 
 // A lock of our own on the table (the part of it that no column has): vacuum and writers are not concerned.
 // Until the end of the transaction.

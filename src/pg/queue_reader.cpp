@@ -25,14 +25,15 @@ constexpr int adoptions_at_once = 100;
 // A row that somebody else has locked is tried again after this.
 constexpr core::WallMicros locked_again = 200 * 1000;
 
-// Both statements give: number of the read, uuid, xid, due, not_before, attempts, event type, content, whether that is the
-// whole body, and whether it was too large to be given: `limit` is the parameter that says so.
-#define DELIVERY_COLUMNS(limit)                                                                                        \
-    "d.uuid, d.xid, d.due, d.not_before, d.attempts, d.event_type,"                                                   \
-    " CASE WHEN pg_catalog.octet_length(c.content) <= " limit " THEN c.content END,"                                  \
+// Both statements give: number of the read, uuid, xid, due, not_before, attempts, event type, content,
+// whether that is the whole body, and whether it was too large to be given: `limit` is the parameter that
+// says so.
+#define DELIVERY_COLUMNS(limit)                                                                              \
+    "d.uuid, d.xid, d.due, d.not_before, d.attempts, d.event_type,"                                          \
+    " CASE WHEN pg_catalog.octet_length(c.content) <= " limit " THEN c.content END,"                         \
     " d.body IS NOT NULL, COALESCE(pg_catalog.octet_length(c.content) > " limit ", true)"
-#define DELIVERY_CONTENT                                                                                               \
-    " LEFT JOIN whisperer.event e ON e.uuid = d.event_uuid"                                                           \
+#define DELIVERY_CONTENT                                                                                     \
+    " LEFT JOIN whisperer.event e ON e.uuid = d.event_uuid"                                                  \
     " CROSS JOIN LATERAL (SELECT COALESCE(d.body, d.payload, e.payload) AS content) c"
 
 enum Column {
@@ -49,52 +50,60 @@ enum Column {
 };
 
 Statement new_statement = {
-    "SELECT r.i, " DELIVERY_COLUMNS("$6")
-    " FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY AS r (subscription, lo, hi, after, lim, i)"
-    " CROSS JOIN LATERAL (SELECT * FROM whisperer.delivery d WHERE d.subscription_id = r.subscription AND d.due IS NULL"
-    "  AND (d.xid, d.uuid) > (r.lo, r.after) AND d.xid < r.hi ORDER BY d.xid, d.uuid LIMIT r.lim) d" DELIVERY_CONTENT
-    " ORDER BY r.i, d.xid, d.uuid",
+    "SELECT r.i, " DELIVERY_COLUMNS(
+        "$6") " FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY AS r (subscription, lo, hi, after, lim, i)"
+              " CROSS JOIN LATERAL (SELECT * FROM whisperer.delivery d WHERE d.subscription_id = "
+              "r.subscription AND d.due IS NULL"
+              "  AND (d.xid, d.uuid) > (r.lo, r.after) AND d.xid < r.hi ORDER BY d.xid, d.uuid LIMIT r.lim) "
+              "d" DELIVERY_CONTENT " ORDER BY r.i, d.xid, d.uuid",
     6,
     {INT8ARRAYOID, XID8ARRAYOID, XID8ARRAYOID, UUIDARRAYOID, INT4ARRAYOID, INT4OID},
     nullptr};
 
 Statement retry_statement = {
-    "SELECT r.i, " DELIVERY_COLUMNS("$5")
-    " FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS r (subscription, due, after, lim, i)"
-    " CROSS JOIN LATERAL (SELECT * FROM whisperer.delivery d WHERE d.subscription_id = r.subscription AND d.due IS NOT NULL"
-    "  AND (d.due, d.uuid) > (r.due, r.after) ORDER BY d.due, d.uuid LIMIT r.lim) d" DELIVERY_CONTENT
-    " ORDER BY r.i, d.due, d.uuid",
+    "SELECT r.i, " DELIVERY_COLUMNS(
+        "$5") " FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS r (subscription, due, after, lim, i)"
+              " CROSS JOIN LATERAL (SELECT * FROM whisperer.delivery d WHERE d.subscription_id = "
+              "r.subscription AND d.due IS NOT NULL"
+              "  AND (d.due, d.uuid) > (r.due, r.after) ORDER BY d.due, d.uuid LIMIT r.lim) "
+              "d" DELIVERY_CONTENT " ORDER BY r.i, d.due, d.uuid",
     5,
     {INT8ARRAYOID, TIMESTAMPTZARRAYOID, UUIDARRAYOID, INT4ARRAYOID, INT4OID},
     nullptr};
 
 Statement adopt_statement = {
-    "UPDATE whisperer.delivery SET due = not_before, not_before = NULL WHERE uuid = (SELECT d.uuid FROM whisperer.delivery d"
+    "UPDATE whisperer.delivery SET due = not_before, not_before = NULL WHERE uuid = (SELECT d.uuid FROM "
+    "whisperer.delivery d"
     " WHERE d.uuid = $1 AND d.due IS NULL AND d.not_before = $2 FOR UPDATE SKIP LOCKED)",
     2,
     {UUIDOID, TIMESTAMPTZOID},
     nullptr};
 
 Statement locked_statement = {
-    "SELECT FROM whisperer.delivery WHERE uuid = $1 AND due IS NULL AND not_before = $2", 2, {UUIDOID, TIMESTAMPTZOID},
+    "SELECT FROM whisperer.delivery WHERE uuid = $1 AND due IS NULL AND not_before = $2",
+    2,
+    {UUIDOID, TIMESTAMPTZOID},
     nullptr};
 
-Statement body_statement = {"SELECT COALESCE(d.body, d.payload, e.payload), d.body IS NOT NULL FROM whisperer.delivery d"
-                            " LEFT JOIN whisperer.event e ON e.uuid = d.event_uuid WHERE d.uuid = $1",
-                            1,
-                            {UUIDOID},
-                            nullptr};
-
-Statement lost_statement = {
-    "WITH gone AS (DELETE FROM whisperer.delivery WHERE uuid = $1 RETURNING *)"
-    " INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, event_type, event_uuid, relation_schema,"
-    " relation_name, error, request_datetimes, created_date, modified_date)"
-    " SELECT uuid, subscription_id, 'failed', attempts, event_type, event_uuid, relation_schema, relation_name,"
-    " 'the payload is missing from whisperer.event', request_datetimes, created_date, pg_catalog.clock_timestamp()"
-    " FROM gone",
+Statement body_statement = {
+    "SELECT COALESCE(d.body, d.payload, e.payload), d.body IS NOT NULL FROM whisperer.delivery d"
+    " LEFT JOIN whisperer.event e ON e.uuid = d.event_uuid WHERE d.uuid = $1",
     1,
     {UUIDOID},
     nullptr};
+
+Statement lost_statement = {"WITH gone AS (DELETE FROM whisperer.delivery WHERE uuid = $1 RETURNING *)"
+                            " INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, "
+                            "event_type, event_uuid, relation_schema,"
+                            " relation_name, error, request_datetimes, created_date, modified_date)"
+                            " SELECT uuid, subscription_id, 'failed', attempts, event_type, event_uuid, "
+                            "relation_schema, relation_name,"
+                            " 'the payload is missing from whisperer.event', request_datetimes, "
+                            "created_date, pg_catalog.clock_timestamp()"
+                            " FROM gone",
+                            1,
+                            {UUIDOID},
+                            nullptr};
 
 // Gone, or sent by a session meanwhile.
 Statement cancelled_statement = {
@@ -150,8 +159,8 @@ size_t read_index(uint64 row) {
     return (size_t)DatumGetInt64(spi_value(row, COLUMN_READ, &is_null)) - 1;
 }
 
-// Bodies up to this size come with the rows; larger ones just before they are sent. The more rows there may be, the smaller:
-// what one round takes of memory is bounded.
+// Bodies up to this size come with the rows; larger ones just before they are sent. The more rows there may
+// be, the smaller: what one round takes of memory is bounded.
 constexpr int64 content_at_once = 64 * 1024 * 1024;
 constexpr int64 largest_content = 64 * 1024;
 Datum content_limit(int64 rows) {
@@ -164,8 +173,8 @@ void read_new(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
     if (count == 0)
         return;
     Datum *columns = (Datum *)palloc(sizeof(Datum) * count * 5);
-    Datum *subscriptions = columns, *lows = columns + count, *highs = columns + 2 * count, *afters = columns + 3 * count,
-          *limits = columns + 4 * count;
+    Datum *subscriptions = columns, *lows = columns + count, *highs = columns + 2 * count,
+          *afters = columns + 3 * count, *limits = columns + 4 * count;
     int64 most = 0;
     for (size_t i = 0; i < count; i++) {
         subscriptions[i] = Int64GetDatum(reads[i].subscription);
@@ -176,8 +185,8 @@ void read_new(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
         most += reads[i].limit;
     }
     Datum arguments[6] = {array_of(subscriptions, count, INT8OID), array_of(lows, count, XID8OID),
-                          array_of(highs, count, XID8OID), array_of(afters, count, UUIDOID),
-                          array_of(limits, count, INT4OID), content_limit(most)};
+                          array_of(highs, count, XID8OID),         array_of(afters, count, UUIDOID),
+                          array_of(limits, count, INT4OID),        content_limit(most)};
     uint64 rows = internal_execute(&new_statement, arguments);
     uint64 *xids = (uint64 *)palloc(sizeof(uint64) * Max(rows, (uint64)1));
     for (uint64 i = 0; i < rows && *ok; i++) {
@@ -195,7 +204,8 @@ void read_retries(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
     if (count == 0)
         return;
     Datum *columns = (Datum *)palloc(sizeof(Datum) * count * 4);
-    Datum *subscriptions = columns, *dues = columns + count, *afters = columns + 2 * count, *limits = columns + 3 * count;
+    Datum *subscriptions = columns, *dues = columns + count, *afters = columns + 2 * count,
+          *limits = columns + 3 * count;
     int64 most = 0;
     for (size_t i = 0; i < count; i++) {
         subscriptions[i] = Int64GetDatum(reads[i].subscription);
@@ -205,7 +215,8 @@ void read_retries(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
         most += reads[i].limit;
     }
     Datum arguments[5] = {array_of(subscriptions, count, INT8OID), array_of(dues, count, TIMESTAMPTZOID),
-                          array_of(afters, count, UUIDOID), array_of(limits, count, INT4OID), content_limit(most)};
+                          array_of(afters, count, UUIDOID), array_of(limits, count, INT4OID),
+                          content_limit(most)};
     uint64 rows = internal_execute(&retry_statement, arguments);
     for (uint64 i = 0; i < rows && *ok; i++)
         *ok = worker->box->add_retry(read_index(i), row_of(i), now);

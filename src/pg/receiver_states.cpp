@@ -22,28 +22,31 @@ namespace {
 constexpr size_t states_at_once = 500;
 
 Statement state_statement = {
-    "INSERT INTO whisperer.subscription_state AS t (subscription_id, consecutive_failures, paused_until, last_status,"
+    "INSERT INTO whisperer.subscription_state AS t (subscription_id, consecutive_failures, paused_until, "
+    "last_status,"
     " last_error, modified_date) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (subscription_id) DO UPDATE SET"
     " consecutive_failures = excluded.consecutive_failures, paused_until = excluded.paused_until,"
-    " last_status = excluded.last_status, last_error = excluded.last_error, modified_date = excluded.modified_date",
+    " last_status = excluded.last_status, last_error = excluded.last_error, modified_date = "
+    "excluded.modified_date",
     6,
     {INT8OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TIMESTAMPTZOID},
     nullptr};
 
 Statement deactivate_statement = {
     "UPDATE whisperer.subscription SET is_active = false, inactive_reason = $2, modified_date = $3,"
-    " change_xid = pg_catalog.pg_current_xact_id() WHERE id = (SELECT s.id FROM whisperer.subscription s WHERE s.id = $1"
+    " change_xid = pg_catalog.pg_current_xact_id() WHERE id = (SELECT s.id FROM whisperer.subscription s "
+    "WHERE s.id = $1"
     " FOR UPDATE SKIP LOCKED)",
     3,
     {INT8OID, TEXTOID, TIMESTAMPTZOID},
     nullptr};
 
-Statement report_statement = {
-    "INSERT INTO whisperer.receiver_report (subscription_id, consecutive_failures, paused_until, last_status, last_error,"
-    " reported, gone) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    7,
-    {INT8OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TIMESTAMPTZOID, BOOLOID},
-    nullptr};
+Statement report_statement = {"INSERT INTO whisperer.receiver_report (subscription_id, consecutive_failures, "
+                              "paused_until, last_status, last_error,"
+                              " reported, gone) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                              7,
+                              {INT8OID, INT4OID, TIMESTAMPTZOID, INT4OID, TEXTOID, TIMESTAMPTZOID, BOOLOID},
+                              nullptr};
 
 Statement reported_statement = {
     "SELECT DISTINCT subscription_id FROM whisperer.receiver_report", 0, {}, nullptr};
@@ -81,10 +84,11 @@ void state_arguments(const core::ReceiverState &state, Datum *arguments, char *n
 
 // False: somebody has the subscription's row locked.
 bool deactivate_subscription(int64 id) {
-    Datum arguments[3] = {Int64GetDatum(id),
-                          CStringGetTextDatum("the receiver answered 410 Gone; whisperer.update_subscription(id, "
-                                              "'{\"is_active\": true}') resumes"),
-                          TimestampTzGetDatum(GetCurrentTimestamp())};
+    Datum arguments[3] = {
+        Int64GetDatum(id),
+        CStringGetTextDatum("the receiver answered 410 Gone; whisperer.update_subscription(id, "
+                            "'{\"is_active\": true}') resumes"),
+        TimestampTzGetDatum(GetCurrentTimestamp())};
     return internal_execute(&deactivate_statement, arguments) > 0;
 }
 
@@ -162,8 +166,8 @@ void take_receiver_reports(DeliveryWorker *worker) {
     }
     if (count == 0)
         return;
-    Datum arguments[1] = {
-        PointerGetDatum(construct_array(mine, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))};
+    Datum arguments[1] = {PointerGetDatum(
+        construct_array(mine, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))};
     rows = internal_execute(&take_statement, arguments);
     for (uint64 i = 0; i < rows; i++)
         apply_report(worker->box, i);

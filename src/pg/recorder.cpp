@@ -1,8 +1,8 @@
-// From the outbox to the tables: what became of each attempt, many in one transaction. The delivery worker's results and
-// those of a synchronous delivery go through the same code.
+// From the outbox to the tables: what became of each attempt, many in one transaction. The delivery worker's
+// results and those of a synchronous delivery go through the same code.
 //
-// Rows are locked with SKIP LOCKED in key order: the worker never waits for a session that holds one (an open cancel()), and
-// what was skipped is tried again.
+// Rows are locked with SKIP LOCKED in key order: the worker never waits for a session that holds one (an open
+// cancel()), and what was skipped is tried again.
 #include "pg/prelude.hpp"
 
 #include "pg/delivery_worker.hpp"
@@ -27,50 +27,58 @@ namespace {
 
 // Results written by one transaction.
 constexpr size_t results_at_once = 500;
-// And bytes of their responses, a larger one by itself: they go as one value, four times as large if they are no text.
+// And bytes of their responses, a larger one by itself: they go as one value, four times as large if they are
+// no text.
 constexpr size_t response_bytes_at_once = 64 * 1024 * 1024;
 // A row that somebody else has locked is tried again after this.
 constexpr int64 locked_again = 200 * 1000;
 
 Statement lock_statement = {
-    "SELECT uuid FROM whisperer.delivery WHERE uuid = ANY ($1) ORDER BY uuid FOR UPDATE SKIP LOCKED", 1, {UUIDARRAYOID},
+    "SELECT uuid FROM whisperer.delivery WHERE uuid = ANY ($1) ORDER BY uuid FOR UPDATE SKIP LOCKED",
+    1,
+    {UUIDARRAYOID},
     nullptr};
 Statement present_statement = {
     "SELECT uuid FROM whisperer.delivery WHERE uuid = ANY ($1)", 1, {UUIDARRAYOID}, nullptr};
 
-#define RESULT_COLUMNS                                                                                                 \
-    "uuid, state, attempts, status, content, elapsed, error, attempted_at, due"
+#define RESULT_COLUMNS "uuid, state, attempts, status, content, elapsed, error, attempted_at, due"
 #define RESULT_ARRAYS "unnest($1, $2, $3, $4, $5, $6, $7, $8, $9) AS r (" RESULT_COLUMNS ")"
-#define RESULT_TYPES                                                                                                   \
-    {                                                                                                                  \
-        UUIDARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, TEXTARRAYOID,              \
-            TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID                                                   \
+#define RESULT_TYPES                                                                                         \
+    {                                                                                                        \
+        UUIDARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, TEXTARRAYOID,    \
+            TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID                                         \
     }
-#define NEW_DATETIMES                                                                                                  \
-    "CASE WHEN r.attempted_at IS NULL THEN d.request_datetimes ELSE r.attempted_at || d.request_datetimes END"
+#define NEW_DATETIMES                                                                                        \
+    "CASE WHEN r.attempted_at IS NULL THEN d.request_datetimes ELSE r.attempted_at || d.request_datetimes "  \
+    "END"
 #define NEW_RESPONSE_TIME "pg_catalog.make_interval(secs => r.elapsed / 1e6)"
 
-Statement settle_statement = {
-    "WITH gone AS (DELETE FROM whisperer.delivery d USING " RESULT_ARRAYS " WHERE d.uuid = r.uuid"
-    "  RETURNING d.uuid, d.subscription_id, r.state, r.attempts, d.event_type, d.event_uuid, d.payload, d.body,"
-    "  d.relation_schema, d.relation_name, r.status, r.content, " NEW_RESPONSE_TIME ", r.error, " NEW_DATETIMES
-    ", d.created_date)"
-    " INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, event_type, event_uuid, payload, body,"
-    " relation_schema, relation_name, response_http_status, response_content, response_time, error, request_datetimes,"
-    " created_date, modified_date) SELECT gone.*, $10 FROM gone",
-    10, RESULT_TYPES, nullptr};
+Statement settle_statement = {"WITH gone AS (DELETE FROM whisperer.delivery d USING " RESULT_ARRAYS
+                              " WHERE d.uuid = r.uuid"
+                              "  RETURNING d.uuid, d.subscription_id, r.state, r.attempts, d.event_type, "
+                              "d.event_uuid, d.payload, d.body,"
+                              "  d.relation_schema, d.relation_name, r.status, r.content, " NEW_RESPONSE_TIME
+                              ", r.error, " NEW_DATETIMES ", d.created_date)"
+                              " INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, "
+                              "event_type, event_uuid, payload, body,"
+                              " relation_schema, relation_name, response_http_status, response_content, "
+                              "response_time, error, request_datetimes,"
+                              " created_date, modified_date) SELECT gone.*, $10 FROM gone",
+                              10, RESULT_TYPES, nullptr};
 
-#define RETRY_SQL(when)                                                                                                \
-    "UPDATE whisperer.delivery d SET " when ", attempts = r.attempts,"                                                  \
-    " response_http_status = r.status, response_content = r.content, response_time = " NEW_RESPONSE_TIME               \
-    ", error = r.error, request_datetimes = " NEW_DATETIMES ", modified_date = $10 FROM " RESULT_ARRAYS                \
+#define RETRY_SQL(when)                                                                                      \
+    "UPDATE whisperer.delivery d SET " when ", attempts = r.attempts,"                                       \
+    " response_http_status = r.status, response_content = r.content, response_time = " NEW_RESPONSE_TIME     \
+    ", error = r.error, request_datetimes = " NEW_DATETIMES ", modified_date = $10 FROM " RESULT_ARRAYS      \
     " WHERE d.uuid = r.uuid"
 Statement retry_statement = {RETRY_SQL("due = r.due, not_before = NULL"), 10, RESULT_TYPES, nullptr};
 // A session does not write `due`: the worker finds the row at the commit and waits for not_before.
-Statement hand_over_statement = {RETRY_SQL("due = NULL, not_before = r.due, xid = pg_catalog.pg_current_xact_id()"), 10,
-                                 RESULT_TYPES, nullptr};
+Statement hand_over_statement = {
+    RETRY_SQL("due = NULL, not_before = r.due, xid = pg_catalog.pg_current_xact_id()"), 10, RESULT_TYPES,
+    nullptr};
 
-// What was cancelled while it was in flight: the attempt belongs to its story, and if the receiver took it, it is delivered.
+// What was cancelled while it was in flight: the attempt belongs to its story, and if the receiver took it,
+// it is delivered.
 Statement cancelled_statement = {
     "UPDATE whisperer.history d SET state = r.state, attempts = r.attempts, response_http_status = r.status,"
     " response_content = r.content, response_time = " NEW_RESPONSE_TIME
@@ -158,9 +166,10 @@ void decide_fates(core::Outbox *box) {
 struct Columns {
     int count;
     Datum uuid[results_at_once], state[results_at_once], attempts[results_at_once], status[results_at_once],
-        content[results_at_once], elapsed[results_at_once], error[results_at_once], attempted[results_at_once],
-        due[results_at_once];
-    bool no_status[results_at_once], no_error[results_at_once], no_attempt[results_at_once], no_due[results_at_once];
+        content[results_at_once], elapsed[results_at_once], error[results_at_once],
+        attempted[results_at_once], due[results_at_once];
+    bool no_status[results_at_once], no_error[results_at_once], no_attempt[results_at_once],
+        no_due[results_at_once];
     core::Uuid uuids[results_at_once];
 };
 
@@ -179,13 +188,15 @@ void add_column(Columns *columns, const core::AttemptResult &result, Fate fate) 
     columns->status[i] = Int32GetDatum(result.status);
     // Without a response there is no content; an empty one is an empty text.
     columns->no_status[i] = result.status == 0;
-    columns->content[i] =
-        result.status == 0 ? (Datum)0 : CStringGetTextDatum(response_text(result.body, result.body_truncated));
+    columns->content[i] = result.status == 0
+                              ? (Datum)0
+                              : CStringGetTextDatum(response_text(result.body, result.body_truncated));
     columns->elapsed[i] = Int64GetDatum(result.elapsed);
     columns->no_error[i] = result.error.empty();
     columns->error[i] = result.error.empty() ? (Datum)0 : CStringGetTextDatum(error_text(result.error));
     columns->no_attempt[i] = result.attempted_at == 0;
-    columns->attempted[i] = result.attempted_at == 0 ? (Datum)0 : TimestampTzGetDatum(to_timestamp(result.attempted_at));
+    columns->attempted[i] =
+        result.attempted_at == 0 ? (Datum)0 : TimestampTzGetDatum(to_timestamp(result.attempted_at));
     columns->no_due[i] = fate != Fate::retry;
     columns->due[i] = fate != Fate::retry ? (Datum)0 : TimestampTzGetDatum(to_timestamp(result.due));
 }
@@ -195,7 +206,8 @@ Datum column_array(Datum *values, bool *nulls, int count, Oid type) {
     int16 length = type == TEXTOID ? -1 : type == UUIDOID ? UUID_LEN : type == INT4OID ? 4 : 8;
     bool by_value = type == INT4OID || (length == 8 && FLOAT8PASSBYVAL);
     char align = type == UUIDOID ? TYPALIGN_CHAR : length == 8 ? TYPALIGN_DOUBLE : TYPALIGN_INT;
-    return PointerGetDatum(construct_md_array(values, nulls, 1, &count, &lower, type, length, by_value, align));
+    return PointerGetDatum(
+        construct_md_array(values, nulls, 1, &count, &lower, type, length, by_value, align));
 }
 
 void write_fate(core::Outbox *box, Fate fate, Statement *statement) {
@@ -226,7 +238,8 @@ void write_jobs(core::Outbox *box) {
     for (size_t i = 0; i < recording.count; i++) {
         core::AttemptResult result = box->result(i);
         bool countdown = result.custom_countdown && recording.fates[i] == Fate::retry;
-        if ((!result.has_callback && !countdown) || recording.fates[i] == Fate::postpone || result.attempted_at == 0)
+        if ((!result.has_callback && !countdown) || recording.fates[i] == Fate::postpone ||
+            result.attempted_at == 0)
             continue;
         if (batch == nullptr)
             batch = jobs_begin(2 * recording.count);
@@ -250,7 +263,8 @@ size_t next_batch(const core::Outbox *box) {
     return most;
 }
 
-// The results whose turn it is go to the tables; the row of one that is to be sent again is written by `retry`.
+// The results whose turn it is go to the tables; the row of one that is to be sent again is written by
+// `retry`.
 void write_results(core::Outbox *box, Statement *retry) {
     recording.count = next_batch(box);
     if (recording.count == 0)

@@ -1,4 +1,5 @@
-// Recording for whoever sends without being the delivery worker. (The worker's side is in delivery_worker.hpp.)
+// Recording for whoever sends without being the delivery worker. (The worker's side is in
+// delivery_worker.hpp.)
 #pragma once
 
 #include "pg/prelude.hpp"
@@ -12,8 +13,9 @@ struct RecordedCounts {
     uint64 settled;
 };
 
-// Inside internal_begin(): writes all results of the outbox in the caller's transaction, whose rows they are, and takes them
-// out of the outbox. A delivery to be sent again is left to the worker, which finds it when the transaction commits.
+// Inside internal_begin(): writes all results of the outbox in the caller's transaction, whose rows they are,
+// and takes them out of the outbox. A delivery to be sent again is left to the worker, which finds it when
+// the transaction commits.
 RecordedCounts record_in_session(core::Outbox *box);
 
 } // namespace whisperer::pg

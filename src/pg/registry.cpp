@@ -96,7 +96,8 @@ bool find_owner(Statement *statement, const char *event_type, Oid *owner) {
     return true;
 }
 
-// Admins may change every type, others those that are theirs: of the rest they do not learn whether there is one.
+// Admins may change every type, others those that are theirs: of the rest they do not learn whether there is
+// one.
 void check_may_change(Oid caller, const char *event_type) {
     static Statement look = {
         "SELECT owner_oid, owner_name, owner_system FROM whisperer.event_type_entry WHERE event_type = $1",
@@ -112,8 +113,8 @@ void check_may_change(Oid caller, const char *event_type) {
         access_check(caller, Access::admin, event_type);
 }
 
-// Locks the row until the end of the transaction. WH004 if there is none; 42501 if meanwhile it has become somebody else's.
-// InvalidOid: the owner is gone.
+// Locks the row until the end of the transaction. WH004 if there is none; 42501 if meanwhile it has become
+// somebody else's. InvalidOid: the owner is gone.
 Oid lock_event_type(Oid caller, const char *event_type) {
     static Statement lock = {"SELECT owner_oid, owner_name, owner_system FROM whisperer.event_type_entry"
                              " WHERE event_type = $1 FOR UPDATE",

@@ -33,9 +33,10 @@ void check_type(const pg_uuid_t *uuid, const char *event_type) {
     bool is_null;
     const char *recorded = TextDatumGetCString(spi_value(0, 1, &is_null));
     if (strcmp(recorded, event_type) != 0)
-        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                errmsg("delivery %s is of event type \"%s\", not \"%s\"", uuid_text(uuid), recorded, event_type),
-                errhint("Give the type that it was raised with: it is sent again as it was recorded."));
+        ereport(
+            ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+            errmsg("delivery %s is of event type \"%s\", not \"%s\"", uuid_text(uuid), recorded, event_type),
+            errhint("Give the type that it was raised with: it is sent again as it was recorded."));
 }
 
 } // namespace
@@ -49,7 +50,8 @@ void resend_delivery(Oid caller, const pg_uuid_t *uuid, const char *event_type, 
     internal_begin(&sql);
     FoundDelivery found = find_delivery(caller, uuid, IfLocked::raise);
     check_type(uuid, event_type);
-    check_may_retry(found, uuid, false, "whisperer.retry(event_uuid, force => true) sends it again, with the same uuid.");
+    check_may_retry(found, uuid, false,
+                    "whisperer.retry(event_uuid, force => true) sends it again, with the same uuid.");
     core::Uuid id;
     memcpy(id.bytes, uuid->data, sizeof(id.bytes));
     // First the claim, then the look into the journals: see claims.hpp.

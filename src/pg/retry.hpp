@@ -18,9 +18,10 @@ namespace whisperer::pg {
 // not `force`), 55000 (its subscription is inactive or ended; it has no body).
 void retry_delivery(Oid caller, const pg_uuid_t *uuid, bool force);
 
-// The parts of it, inside internal_begin(), for a delivery found and locked: is it to be sent again? `delivered_hint` is said
-// with WH005.
-void check_may_retry(const FoundDelivery &found, const pg_uuid_t *uuid, bool force, const char *delivered_hint);
+// The parts of it, inside internal_begin(), for a delivery found and locked: is it to be sent again?
+// `delivered_hint` is said with WH005.
+void check_may_retry(const FoundDelivery &found, const pg_uuid_t *uuid, bool force,
+                     const char *delivered_hint);
 
 // Pending, due as soon as this transaction commits. The caller wakes the worker.
 void make_due(const FoundDelivery &found, const pg_uuid_t *uuid);

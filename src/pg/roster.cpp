@@ -306,8 +306,8 @@ void roster_want_worker(DatabaseSlot *slot, JobKind kind) {
     wake_launcher();
 }
 
-// A worker that leaves says so and then looks at the count once more; here the count comes first and then the look
-// whether somebody is there. One of the two sees the other.
+// A worker that leaves says so and then looks at the count once more; here the count comes first and then the
+// look whether somebody is there. One of the two sees the other.
 void roster_jobs_written(JobKind kind) {
     DatabaseSlot *slot = roster_this_database();
     if (slot == nullptr)

@@ -38,7 +38,8 @@ enum Counter {
 
 enum class WorkerKind : int { none, launcher, probe, delivery, maintenance, callback, countdown };
 
-// What users' functions are called for: each kind of job has its own processes, which are there while there is work.
+// What users' functions are called for: each kind of job has its own processes, which are there while there
+// is work.
 enum class JobKind : int { callback, countdown };
 constexpr int job_kinds = 2;
 constexpr int max_overruns = 16; // calls that ended their process and are not recorded yet, of one database
@@ -85,7 +86,7 @@ struct WorkerSlot {
     pg_atomic_uint32 reload_subscriptions; // set by sessions, taken by the worker
     pg_atomic_uint32 all_dirty;
     pg_atomic_uint64 dirty[dirty_words];
-    Oid serving;              // of callback and countdown workers: the owner whose jobs it does; InvalidOid: idle
+    Oid serving; // of callback and countdown workers: the owner whose jobs it does; InvalidOid: idle
     pg_atomic_uint32 leaving; // the same: it will not look for work again
     bool overrun;             // the same: its job did not end when it had to, so the process does
 };
@@ -99,7 +100,7 @@ struct DatabaseSlot {
     pg_atomic_uint64 counters[counter_kinds];
     pg_atomic_uint32 counters_loaded; // the saved totals have been added
     TimestampTz stats_reset;
-    ConditionVariable settled; // broadcast after deliveries settled
+    ConditionVariable settled;                  // broadcast after deliveries settled
     pg_atomic_uint32 jobs_written[job_kinds];   // counts transactions that wrote jobs
     pg_atomic_uint32 workers_wanted[job_kinds]; // the launcher shall start one more
     int overrun_count;

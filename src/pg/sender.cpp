@@ -14,8 +14,8 @@ core::Slice setting_text(const char *value) {
 } // namespace
 
 core::EngineSettings sender_engine_settings() {
-    return core::EngineSettings{&setting_allowed_networks(), setting_text(setting_ca_file), setting_text(setting_proxy),
-                                (size_t)setting_max_in_flight};
+    return core::EngineSettings{&setting_allowed_networks(), setting_text(setting_ca_file),
+                                setting_text(setting_proxy), (size_t)setting_max_in_flight};
 }
 
 core::OutboxLimits sender_limits() {

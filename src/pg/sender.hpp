@@ -1,4 +1,5 @@
-// What every process that sends requests gives to the core: the delivery workers, and sessions that deliver synchronously.
+// What every process that sends requests gives to the core: the delivery workers, and sessions that deliver
+// synchronously.
 #pragma once
 
 #include "pg/prelude.hpp"

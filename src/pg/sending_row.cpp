@@ -162,7 +162,8 @@ bool sending_state(uint64 row, core::ReceiverState *state) {
     Datum failures = spi_value(row, SENDING_FAILURES, &is_null);
     if (is_null)
         return false;
-    *state = core::ReceiverState{sending_subscription(row), DatumGetInt32(failures), 0, 0, core::Slice{nullptr, 0}};
+    *state = core::ReceiverState{sending_subscription(row), DatumGetInt32(failures), 0, 0,
+                                 core::Slice{nullptr, 0}};
     Datum paused = spi_value(row, SENDING_PAUSED, &is_null);
     state->paused_until = is_null ? 0 : to_wall(DatumGetTimestampTz(paused));
     Datum status = spi_value(row, SENDING_STATUS, &is_null);

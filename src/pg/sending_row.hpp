@@ -1,19 +1,22 @@
-// A subscription's row as sending needs it, for everybody who sends: the delivery worker and a synchronous delivery.
+// A subscription's row as sending needs it, for everybody who sends: the delivery worker and a synchronous
+// delivery.
 //
-// A statement selects SENDING_COLUMNS first, from whisperer.subscription s with SENDING_JOINS; the functions then read the
-// rows of the last result. What they return points into memory of the current context, or of the result.
+// A statement selects SENDING_COLUMNS first, from whisperer.subscription s with SENDING_JOINS; the functions
+// then read the rows of the last result. What they return points into memory of the current context, or of
+// the result.
 #pragma once
 
 #include "pg/prelude.hpp"
 
 namespace whisperer::pg {
 
-#define SENDING_COLUMNS                                                                                                \
-    "s.id, s.target_url, s.additional_headers, s.config, s.retry_countdown_config, s.is_active,"                       \
-    " s.ended_date IS NOT NULL, s.owner_oid, s.owner_name, s.owner_system, s.owner_dropped, c.secret_key, c.auth,"     \
+#define SENDING_COLUMNS                                                                                      \
+    "s.id, s.target_url, s.additional_headers, s.config, s.retry_countdown_config, s.is_active,"             \
+    " s.ended_date IS NOT NULL, s.owner_oid, s.owner_name, s.owner_system, s.owner_dropped, c.secret_key, "  \
+    "c.auth,"                                                                                                \
     " t.consecutive_failures, t.paused_until, t.last_status, t.last_error, s.callback IS NOT NULL"
-#define SENDING_JOINS                                                                                                  \
-    " LEFT JOIN whisperer.subscription_secret c ON c.subscription_id = s.id"                                           \
+#define SENDING_JOINS                                                                                        \
+    " LEFT JOIN whisperer.subscription_secret c ON c.subscription_id = s.id"                                 \
     " LEFT JOIN whisperer.subscription_state t ON t.subscription_id = s.id"
 
 enum SendingColumn {

@@ -36,7 +36,8 @@ Statement select_totals = {"SELECT events, deliveries, attempts, delivered, fail
 Statement update_totals = {
     "UPDATE whisperer.statistics_total SET events = $1, deliveries = $2, attempts = $3, "
     "delivered = $4, failed = $5, cancelled = $6, callbacks = $7, callback_errors = $8, "
-    "stats_reset = $9 WHERE ctid = ANY (ARRAY (SELECT ctid FROM whisperer.statistics_total FOR UPDATE SKIP LOCKED))",
+    "stats_reset = $9 WHERE ctid = ANY (ARRAY (SELECT ctid FROM whisperer.statistics_total FOR UPDATE SKIP "
+    "LOCKED))",
     total_columns,
     {INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID},
     nullptr};

@@ -20,11 +20,11 @@ namespace whisperer::pg {
 
 namespace {
 
-Statement load_statement = {
-    "SELECT " SENDING_COLUMNS " FROM whisperer.subscription s" SENDING_JOINS " WHERE s.change_xid >= $1 AND s.change_xid < $2",
-    2,
-    {XID8OID, XID8OID},
-    nullptr};
+Statement load_statement = {"SELECT " SENDING_COLUMNS " FROM whisperer.subscription s" SENDING_JOINS
+                            " WHERE s.change_xid >= $1 AND s.change_xid < $2",
+                            2,
+                            {XID8OID, XID8OID},
+                            nullptr};
 
 Statement home_statement = {"SELECT pg_catalog.count(*), pg_catalog.bool_and(system_identifier = $1 AND "
                             "database_oid = $2) FROM whisperer.home",
@@ -44,9 +44,9 @@ Statement stragglers_statement = {
 // Stragglers cancelled in one transaction at most.
 constexpr int64 straggler_batch = 10000;
 
-// Stragglers are raised by transactions that still saw the subscription. For all that ended before `from` those are over, and
-// what they left has been cancelled. For those that ended before `next_from` all of them have written what they write, with
-// numbers below `next_below`.
+// Stragglers are raised by transactions that still saw the subscription. For all that ended before `from`
+// those are over, and what they left has been cancelled. For those that ended before `next_from` all of them
+// have written what they write, with numbers below `next_below`.
 struct StragglerCursor {
     uint64 from;
     uint64 next_from;
@@ -148,7 +148,8 @@ void cancel_stragglers() {
     }
     if (rows > 0)
         return; // perhaps not all, or somebody has some of them locked
-    // None that this transaction sees. What it does not see has been written since, or by one that still runs.
+    // None that this transaction sees. What it does not see has been written since, or by one that still
+    // runs.
     SnapshotXids now = current_snapshot_xids();
     if (now.xmin < stragglers.next_below)
         return;

@@ -96,8 +96,8 @@ Jsonb *empty_object() {
 // ---- update_subscription, unsubscribe
 // -----------------------------------------------------------------------------
 
-// Callbacks, countdowns and validators run as the subscription's owner: whoever names one must have that role's privileges,
-// admin or not.
+// Callbacks, countdowns and validators run as the subscription's owner: whoever names one must have that
+// role's privileges, admin or not.
 void check_speaks_for_owner(Oid caller, const Subscription &subscription, const char *field) {
     if (!OidIsValid(subscription.owner))
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

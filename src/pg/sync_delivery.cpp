@@ -69,7 +69,8 @@ void landed(void *, int) {}
 
 [[noreturn]] void out_of_memory() {
     ereport(ERROR, errcode(ERRCODE_OUT_OF_MEMORY), errmsg("whisperer could not send: out of memory"),
-            errhint("Memory may be short, or file descriptors. The delivery can be left to the background: _async => true."));
+            errhint("Memory may be short, or file descriptors. The delivery can be left to the background: "
+                    "_async => true."));
     pg_unreachable();
 }
 
@@ -93,7 +94,8 @@ void open_sender() {
         if (engine == nullptr)
             out_of_memory();
         core::FlightRecorder recorder = {nullptr, took_off, landed};
-        sender.box = core::Outbox::create(engine, sender_limits(), process_random(), recorder, sender_user_agent());
+        sender.box =
+            core::Outbox::create(engine, sender_limits(), process_random(), recorder, sender_user_agent());
         if (sender.box == nullptr)
             out_of_memory();
     } else if (!sender.box->engine()->configure(engine_settings()))
@@ -138,7 +140,8 @@ void load(const pg_uuid_t *uuids, int count) {
     Datum *values = (Datum *)palloc(sizeof(Datum) * (size_t)count);
     for (int i = 0; i < count; i++)
         values[i] = UUIDPGetDatum(&uuids[i]);
-    Datum arguments[1] = {PointerGetDatum(construct_array(values, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR))};
+    Datum arguments[1] = {
+        PointerGetDatum(construct_array(values, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR))};
     uint64 rows = internal_execute(&load_statement, arguments);
     for (uint64 row = 0; row < rows; row++)
         take_row(row);
@@ -206,10 +209,11 @@ void check_may_deliver_now() {
     bool is_copy = home_is_copy();
     internal_end(&sql);
     if (is_copy)
-        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                errmsg("nothing is sent: this database is a copy of another"),
-                errdetail("It was restored, cloned or upgraded from a database in which whisperer was in use."),
-                errhint("Call whisperer.resume() in it if this database is to send."));
+        ereport(
+            ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+            errmsg("nothing is sent: this database is a copy of another"),
+            errdetail("It was restored, cloned or upgraded from a database in which whisperer was in use."),
+            errhint("Call whisperer.resume() in it if this database is to send."));
 }
 
 void deliver_now(const pg_uuid_t *uuids, int count) {

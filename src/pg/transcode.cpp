@@ -39,8 +39,8 @@ char *from_utf8(core::Slice bytes) {
         return nullptr;
     size_t room = bytes.len * MAX_CONVERSION_GROWTH + 1;
     char *converted = (char *)palloc(room);
-    int done = pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding, (unsigned char *)bytes.data, (int)bytes.len,
-                                             (unsigned char *)converted, (int)room, true);
+    int done = pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding, (unsigned char *)bytes.data,
+                                             (int)bytes.len, (unsigned char *)converted, (int)room, true);
     return done == (int)bytes.len ? converted : nullptr;
 }
 

@@ -5,16 +5,16 @@
 
 namespace whisperer::pg {
 
-// A text of the database as UTF-8: the same memory where nothing is to be converted, else palloc'ed. ERROR when it cannot
-// be converted, which deliver_event has ruled out for what it stored.
+// A text of the database as UTF-8: the same memory where nothing is to be converted, else palloc'ed. ERROR
+// when it cannot be converted, which deliver_event has ruled out for what it stored.
 core::Slice to_utf8(const char *text, int len);
 
 // The same for a text datum; the value is detoasted.
 core::Slice datum_to_utf8(Datum text);
 
-// What a receiver answered, as text of the database's encoding: as it is where it is valid UTF-8 that the encoding can hold,
-// else with every other byte escaped as \xHH (and \ as \\) behind a line that says so. `truncated` adds a line that says so.
-// palloc'ed.
+// What a receiver answered, as text of the database's encoding: as it is where it is valid UTF-8 that the
+// encoding can hold, else with every other byte escaped as \xHH (and \ as \\) behind a line that says so.
+// `truncated` adds a line that says so. palloc'ed.
 char *response_text(core::Slice bytes, bool truncated);
 
 // One line for an operator from the core (UTF-8), made harmless in the same way.

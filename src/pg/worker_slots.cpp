@@ -231,8 +231,8 @@ bool slot_wake_idle(WorkerKind kind, Oid database) {
     LWLockAcquire(roster->lock, LW_SHARED);
     for (int i = 0; i < roster->worker_capacity && !found; i++) {
         WorkerSlot &slot = roster->workers[i];
-        found = slot.kind == kind && slot.database == database && !slot.finished && !OidIsValid(slot.serving) &&
-                pg_atomic_read_u32(&slot.leaving) == 0;
+        found = slot.kind == kind && slot.database == database && !slot.finished &&
+                !OidIsValid(slot.serving) && pg_atomic_read_u32(&slot.leaving) == 0;
         if (found && slot.latch != nullptr)
             SetLatch(slot.latch);
     }

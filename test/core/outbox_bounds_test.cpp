@@ -28,7 +28,8 @@ class OutboxBounds : public OutboxTest {
     }
 };
 
-// What was behind a delivery that is gone by the time its body is wanted is sent, although nothing else happens.
+// What was behind a delivery that is gone by the time its body is wanted is sent, although nothing else
+// happens.
 TEST_F(OutboxBounds, ADeliveryGoneBeforeItsBodyIsLoadedHoldsUpNothing) {
     model.subscribe(1, url("/200"));
     open_window(1);
@@ -44,8 +45,8 @@ TEST_F(OutboxBounds, ADeliveryGoneBeforeItsBodyIsLoadedHoldsUpNothing) {
     EXPECT_EQ(model.launches.count(gone), 0u);
 }
 
-// Somebody has all rows of one subscription locked, by an open unsubscribe() for instance. It goes on for a while, and then
-// waits; the others never do.
+// Somebody has all rows of one subscription locked, by an open unsubscribe() for instance. It goes on for a
+// while, and then waits; the others never do.
 TEST_F(OutboxBounds, LockedRowsOfOneSubscriptionStopNoOther) {
     model.subscribe(1, url("/200"));
     model.subscribe(2, url("/200"));
@@ -71,11 +72,13 @@ TEST_F(OutboxBounds, LockedRowsOfOneSubscriptionStopNoOther) {
         EXPECT_EQ(launch.second, 1);
 }
 
-// Nothing is to be done for what may not be sent now: no timer, no body, no suspect makes the worker turn round and round.
+// Nothing is to be done for what may not be sent now: no timer, no body, no suspect makes the worker turn
+// round and round.
 TEST_F(OutboxBounds, WhatMayNotBeSentWaitsForNothing) {
     model.subscribe(1, url("/500"), 0.01, 100);
     raise(1, 1);
-    ASSERT_TRUE(model.until([&] { return model.table.begin()->second.attempts == 1 && model.box->in_flight() == 0; }));
+    ASSERT_TRUE(model.until(
+        [&] { return model.table.begin()->second.attempts == 1 && model.box->in_flight() == 0; }));
     model.subscribe(2, url("/200"));
     Xid xid = model.begin();
     model.table_too_large = true;
@@ -113,8 +116,8 @@ TEST_F(OutboxBounds, ChangedStatesOfManyReceiversAreFoundQuickly) {
     EXPECT_TRUE(model.box->next_changed_state(&state, &deactivate, 12 * second));
 }
 
-// A session could not deactivate what answered it with 410, since somebody had the subscription locked: the worker does, and
-// sends nothing meanwhile.
+// A session could not deactivate what answered it with 410, since somebody had the subscription locked: the
+// worker does, and sends nothing meanwhile.
 TEST_F(OutboxBounds, WhatIsGoneForSomebodyElseIsNotSentTo) {
     model.subscribe(1, url("/200"));
     model.box->learn_elsewhere(ReceiverState{1, 1, 0, 410, slice("gone")}, true);
@@ -161,7 +164,8 @@ TEST_F(OutboxBounds, EverySubscriptionHasItsTurnAtReading) {
     EXPECT_EQ(planned.size(), static_cast<size_t>(many));
 }
 
-// However many subscriptions have however much to send, in however many transactions, one round of reading is bounded.
+// However many subscriptions have however much to send, in however many transactions, one round of reading is
+// bounded.
 TEST_F(OutboxBounds, OneRoundOfReadingIsBounded) {
     model.box->set_limits({64, 32, 1000});
     for (int64_t id = 1; id <= 100; id++) {

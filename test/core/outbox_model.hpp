@@ -98,7 +98,8 @@ class Model {
     void turn(bool wait = true) {
         if (wait) {
             pollfd fd{box->engine()->wait_fd(), POLLIN, 0};
-            int timeout = box->wants_read(wall()) || box->wants_bodies() ? 0 : box->timeout_ms(mono(), wall());
+            int timeout =
+                box->wants_read(wall()) || box->wants_bodies() ? 0 : box->timeout_ms(mono(), wall());
             poll(&fd, 1, std::min(timeout < 0 ? 20 : timeout, 20));
         }
         box->step(mono(), wall());
@@ -130,8 +131,8 @@ class Model {
     size_t committed = 0;
     size_t most_in_memory = 0;
     bool reads_fail = false;
-    bool table_too_large = false; // all bodies are loaded just before they are sent
-    Uuid body_gone{};             // a delivery that disappears before its body is loaded
+    bool table_too_large = false;  // all bodies are loaded just before they are sent
+    Uuid body_gone{};              // a delivery that disappears before its body is loaded
     int alone = 0, most_alone = 0; // suspects in flight
     std::map<int, bool> flights;
 

@@ -1,4 +1,5 @@
-// The outbox against a model of the tables: whatever commits in whatever order, everything is sent, nothing twice.
+// The outbox against a model of the tables: whatever commits in whatever order, everything is sent, nothing
+// twice.
 #include "outbox_model.hpp"
 
 namespace whisperer::core::test {

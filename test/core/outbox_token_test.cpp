@@ -36,7 +36,8 @@ class OutboxTokenTest : public testing::Test {
         FlightRecorder recorder{nullptr,
                                 [](void *, const Uuid &, int64_t, bool, const CrashCount &) { return -1; },
                                 [](void *, int) {}};
-        box.reset(Outbox::create(HttpEngine::create(settings, now()), {64, 8, 1000}, random, recorder, slice("test/1")));
+        box.reset(Outbox::create(HttpEngine::create(settings, now()), {64, 8, 1000}, random, recorder,
+                                 slice("test/1")));
         std::string target = server.url("127.0.0.1", "/in"), login = server.url("127.0.0.1", "/login");
         SubscriptionFields fields{};
         fields.id = 1;

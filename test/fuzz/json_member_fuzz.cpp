@@ -1,4 +1,5 @@
-// Whatever the text: no crash, and a string that is found is UTF-8; a document made of it is read back the same.
+// Whatever the text: no crash, and a string that is found is UTF-8; a document made of it is read back the
+// same.
 #include "core/json_member.hpp"
 #include "core/utf8.hpp"
 
