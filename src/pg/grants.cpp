@@ -68,6 +68,15 @@ void lock_grants() {
     (void)LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
+// A statement whose parameters are a grant: role by number, name and cluster, level, event type.
+uint64 execute_with(const Grant &grant, Statement *statement) {
+    Datum arguments[] = {ObjectIdGetDatum(grant.role),
+                         CStringGetTextDatum(GetUserNameFromId(grant.role, false)),
+                         Int64GetDatum(home_system()), CStringGetTextDatum(access_name(grant.level)),
+                         grant.event_type == nullptr ? (Datum)0 : CStringGetTextDatum(grant.event_type)};
+    return internal_execute(statement, arguments, grant.event_type == nullptr ? "    n" : nullptr);
+}
+
 void insert_grant(const Grant &grant) {
     static Statement insert = {
         "INSERT INTO whisperer.access_grant (role_oid, role_name, role_system, level, event_type)"
@@ -75,11 +84,7 @@ void insert_grant(const Grant &grant) {
         5,
         {OIDOID, TEXTOID, INT8OID, TEXTOID, TEXTOID},
         nullptr};
-    Datum arguments[] = {ObjectIdGetDatum(grant.role),
-                         CStringGetTextDatum(GetUserNameFromId(grant.role, false)),
-                         Int64GetDatum(home_system()), CStringGetTextDatum(access_name(grant.level)),
-                         grant.event_type == nullptr ? (Datum)0 : CStringGetTextDatum(grant.event_type)};
-    internal_execute(&insert, arguments, grant.event_type == nullptr ? "    n" : nullptr);
+    (void)execute_with(grant, &insert);
 }
 
 // In a copy not resumed yet it may be there by name.
@@ -90,11 +95,7 @@ bool delete_grant(const Grant &grant) {
                                5,
                                {OIDOID, TEXTOID, INT8OID, TEXTOID, TEXTOID},
                                nullptr};
-    Datum arguments[] = {ObjectIdGetDatum(grant.role),
-                         CStringGetTextDatum(GetUserNameFromId(grant.role, false)),
-                         Int64GetDatum(home_system()), CStringGetTextDatum(access_name(grant.level)),
-                         grant.event_type == nullptr ? (Datum)0 : CStringGetTextDatum(grant.event_type)};
-    return internal_execute(&remove, arguments, grant.event_type == nullptr ? "    n" : nullptr) > 0;
+    return execute_with(grant, &remove) > 0;
 }
 
 struct RoleLevels {

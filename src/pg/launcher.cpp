@@ -31,6 +31,7 @@
 #include "pg/launcher.hpp"
 
 #include "pg/compat.hpp"
+#include "pg/journal.hpp"
 #include "pg/launcher_parts.hpp"
 #include "pg/settings.hpp"
 #include "pg/worker.hpp"
@@ -46,12 +47,8 @@ namespace whisperer::pg {
 
 namespace {
 
-constexpr int64 second = 1000000;
 constexpr int probes_at_once = 1; // a server with just enough worker slots must do
-constexpr int64 slot_retry = 5 * second;
 constexpr int64 maintenance_first = 10 * second;
-constexpr int64 maintenance_every = 600 * second;
-constexpr int64 never = PG_INT64_MAX;
 
 Entries entries = {};
 bool memory_changed = false; // the file has to be written
@@ -63,6 +60,7 @@ void later(int64 *next, int64 candidate) {
 
 void forget(Entry *entry) {
     roster_database_free(entry->database);
+    journal_remove_all(entry->database);
     memory_changed = memory_changed || entry->failures > 0;
     *entry = {};
 }
@@ -92,6 +90,7 @@ void probe(Entry *entry) {
 
 void probe_say_absent(Entry *entry) {
     roster_database_free(entry->database);
+    journal_remove_all(entry->database);
     memory_changed = memory_changed || entry->failures > 0;
     entry->failures = 0;
     entry->state = DatabaseState::absent;
@@ -168,60 +167,6 @@ void worker_start_again(Entry *entry, int64 uptime, int64 now) {
     ereport(LOG, (errmsg("whisperer starts the delivery worker of database \"%s\" again in %lld s",
                          entry->name, static_cast<long long>(wait / second)),
                   errdetail("It ended with an error, for the %dth time in a row.", entry->failures)));
-}
-
-void maintenance_start(Entry *entry, int64 now) {
-    if (setting_retention() <= 0 || !setting_enabled) {
-        entry->next_maintenance = now + maintenance_every;
-        return;
-    }
-    if (slot_count(WorkerKind::maintenance, InvalidOid) > 0) {
-        entry->next_maintenance = now + second; // one at a time, so as not to squat on slots
-        return;
-    }
-    SlotRequest request = {WorkerKind::maintenance, entry->database, entry->extension, 0, 1, 0};
-    bool started = process_register(entry, request);
-    entry->next_maintenance = now + (started ? maintenance_every : 60 * second);
-}
-
-// Processes that call users' functions are started when somebody asks for one, and leave when they have
-// nothing to do. One more is wanted when a call takes long while others wait, so that no owner waits for
-// another's slow function.
-constexpr int most_job_workers[job_kinds] = {4, 2};
-
-// Returns when to try again.
-int64 job_worker_start(Entry *entry, DatabaseSlot *slot, JobKind kind, int64 now) {
-    int number = static_cast<int>(kind);
-    WorkerKind worker = job_worker(kind);
-    if (pg_atomic_read_u32(&slot->workers_wanted[number]) == 0)
-        return never;
-    if (now < entry->next_job_worker[number])
-        return entry->next_job_worker[number];
-    pg_atomic_write_u32(&slot->workers_wanted[number], 0);
-    if (!setting_enabled || slot_count(worker, entry->database) >= most_job_workers[number] ||
-        slot_wake_idle(worker, entry->database))
-        return never;
-    SlotRequest request = {worker, entry->database, entry->extension, 0, 1, slot->generation};
-    if (process_register(entry, request))
-        return never;
-    pg_atomic_write_u32(&slot->workers_wanted[number], 1);
-    return entry->next_job_worker[number] = now + slot_retry;
-}
-
-// One that ended with an error has left work behind. It is not started again at once for ever; but one that
-// had to be ended because of a user's function (`overrun`) does not keep others waiting.
-void job_worker_ended(Entry *entry, const SlotEnd &end, int64 now) {
-    JobKind kind = end.kind == WorkerKind::callback ? JobKind::callback : JobKind::countdown;
-    int number = static_cast<int>(kind);
-    DatabaseSlot *slot = roster_database_find(entry->database);
-    if (end.exit_code == 0 || end.overrun)
-        entry->job_failures[number] = 0;
-    if (end.exit_code == 0 || slot == nullptr)
-        return;
-    if (!end.overrun)
-        entry->job_failures[number]++;
-    entry->next_job_worker[number] = now + backoff_micros(entry->job_failures[number]);
-    pg_atomic_write_u32(&slot->workers_wanted[number], 1);
 }
 
 void process_ended(const SlotEnd &end, int64 now) {

@@ -8,6 +8,11 @@
 
 namespace whisperer::pg {
 
+// Intervals, as monotonic_micros() counts.
+constexpr int64 second = 1000000;
+constexpr int64 never = PG_INT64_MAX;
+constexpr int64 slot_retry = 5 * second; // after a lack of worker slots
+
 // See the drawing in launcher.cpp.
 enum class DatabaseState { unknown, probing, absent, running, stopping };
 
@@ -56,6 +61,16 @@ bool process_register(Entry *entry, const SlotRequest &request);
 void process_check_pending();
 // Takes reservations of an earlier launcher back; its processes, if they still come, leave.
 void process_abandon_all();
+
+// ---- launcher_on_demand.cpp: processes that come and go
+
+// Starts retention's process if it is time for it, and says when the next one is due.
+void maintenance_start(Entry *entry, int64 now);
+// Starts a process for jobs of a kind if one is wanted; returns when to try again.
+int64 job_worker_start(Entry *entry, DatabaseSlot *slot, JobKind kind, int64 now);
+// One that ended with an error has left work behind. It is not started again at once for ever; but one that
+// had to be ended because of a user's function (`overrun`) does not keep others waiting.
+void job_worker_ended(Entry *entry, const SlotEnd &end, int64 now);
 
 // ---- launcher_memory.cpp: the file
 
