@@ -53,7 +53,7 @@ EXTRA_CLEAN  = build $(OBJS:.o=.d) $(OBJS:.o=.bc) results tmp_check compile_comm
 # ---- PGXS -------------------------------------------------------------------------------------
 # The developers' targets must work before PostgreSQL is there (they install it), so PGXS is read
 # only when something else is wanted: all, install, uninstall, clean, installcheck, a file.
-DEVELOPER_TARGETS = setup demo test test-core test-regress test-pgtap test-tap check pgbench-full bench \
+DEVELOPER_TARGETS = setup demo test test-core test-regress test-pgtap test-tap test-long check pgbench-full bench \
                     format format-check tidy help
 ifneq ($(filter-out $(DEVELOPER_TARGETS),$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell '$(PG_CONFIG)' --pgxs 2>/dev/null)
@@ -97,6 +97,7 @@ help:
 	@echo 'make test-regress  sql/ against expected/ (pg_regress)'
 	@echo 'make test-pgtap    test/pgtap/*.sql (pgTAP)'
 	@echo 'make test-tap      test/tap/*.t; TESTS="test/tap/001_*.t" for some of them'
+	@echo 'make test-long     the TAP tests with many repetitions (WHISPERER_LONG=1); TESTS=… for some of them'
 	@echo 'make pgbench-full  the pgbench test with 20,000 transactions'
 	@echo 'make bench         throughput beside plain libcurl, and latency'
 	@echo 'make format        clang-format the sources; format-check only looks'
@@ -117,6 +118,10 @@ check: setup
 
 test-core test-regress test-pgtap test-tap: setup
 	@scripts/test $(@:test-%=%) $(TESTS)
+
+# Tests that repeat, soak or fuzz do it many times over when the variable is set; each bounds itself.
+test-long: setup
+	@WHISPERER_LONG=1 scripts/test tap $(TESTS)
 
 pgbench-full: setup
 	@WHISPERER_PGBENCH_TRANSACTIONS=20000 scripts/test tap test/tap/010_pgbench.t

@@ -39,6 +39,8 @@ is($ids->(), '1 9', 'ROLLBACK PREPARED: nothing');
 $node->restart;
 $node->safe_psql('postgres', q{COMMIT PREPARED 'p3'});
 $receiver->await('/in', 3);
+# What a crash finds sent and not yet recorded is sent again.
+$node->wait_settled;
 $node->crash_and_start;
 $node->safe_psql('postgres', q{COMMIT PREPARED 'p4'});
 $receiver->await('/in', 4);
