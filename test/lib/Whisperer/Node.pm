@@ -101,6 +101,23 @@ sub log_since
 	return PostgreSQL::Test::Utils::slurp_file($self->logfile, $position);
 }
 
+# Waits until a server that restarts itself takes connections; one that gave up is started.
+sub wait_back
+{
+	my $self = shift;
+	my @ready = ('pg_isready', '-q', '-h', $self->host, '-p', $self->port);
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+	until (system(@ready) == 0)
+	{
+		die "the server is not back\n" if time() > $end;
+		usleep(20_000);
+		next if -e $self->data_dir . '/postmaster.pid';
+		$self->_update_pid(0);
+		$self->start;
+	}
+	return;
+}
+
 # Pulls the plug: an immediate shutdown, as after a crash, and a start.
 sub crash_and_start
 {

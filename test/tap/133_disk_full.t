@@ -1,0 +1,110 @@
+# A disk that is full, first the tables' and then the WAL's, and space again: nothing is lost, and while only the tables' is
+# full nothing is even sent again.  The disk is a small tmpfs in a mount namespace of the test's own.
+use strict;
+use warnings;
+
+use FindBin;
+use Test::More;
+
+my $disk;
+
+# Once in the namespace the test is run anew, as the user it was.
+BEGIN
+{
+	$disk = "$ENV{TESTDIR}/disk";
+	if (!$ENV{WHISPERER_DISK})
+	{
+		mkdir $disk;
+		my ($user, $group) = ($>, $) + 0);
+		my $inner = 'mount -t tmpfs -o size=160m tmpfs "$1" && shift && exec unshare --user --map-user=' . $user
+		  . " --map-group=$group -- \"\$@\"";
+		my @enter = ('unshare', '--user', '--map-root-user', '--mount', 'sh', '-c', $inner, 'sh', $disk);
+		my $why = qx(@{[join ' ', map { quotemeta } @enter]} true 2>&1);
+		plan(skip_all => "no small file system can be mounted here: $why") if $? != 0;
+		$ENV{WHISPERER_DISK} = 1;
+		exec(@enter, $^X, "$FindBin::RealBin/$FindBin::RealScript") or die "unshare: $!";
+	}
+}
+
+use PostgreSQL::Test::Utils;
+use Time::HiRes qw(time usleep);
+use Whisperer::Ledger;
+use Whisperer::Node;
+use Whisperer::Receiver;
+
+mkdir "$disk/tables" or die "$disk: $!";
+my $receiver = Whisperer::Receiver->new;
+my $node = Whisperer::Node->new('main');
+$node->init(
+	extra => [ '--waldir', "$disk/wal", '--wal-segsize', 1 ],
+	settings => "$Whisperer::Ledger::settings\nmin_wal_size = 5MB\nmax_wal_size = 20MB\nautovacuum = off");
+$node->start;
+$node->safe_psql('postgres', "CREATE TABLESPACE small LOCATION '$disk/tables'");
+$node->safe_psql('postgres', 'CREATE DATABASE shop TABLESPACE small');
+$node->create_whisperer('shop');
+my $ledger = Whisperer::Ledger->new($node, $receiver, database => 'shop');
+
+# Takes what is left of the disk but so many kilobytes.
+sub fill
+{
+	my ($leave) = @_;
+	my ($left) = (split ' ', (split /\n/, qx(df -k --output=avail "$disk"))[1])[0];
+	# It fails in the end when somebody else takes space, too.
+	system("dd if=/dev/zero of='$disk/ballast' bs=1k count=@{[$left - $leave]} status=none 2>'$disk.said'");
+	note "$left kB were left, and " . (-s "$disk/ballast") / 1024 . ' are taken';
+	return;
+}
+sub free { unlink "$disk/ballast" or die "ballast: $!"; return; }
+
+# --- the tables' disk: attempts are made, and their results cannot be written
+$receiver->answer('/plain', { status => 200, body => 'x' x 2000, delay => { headers => 300 } });
+my $position = $node->log_position;
+my $pending = 500;
+$ledger->sql("INSERT INTO ledger (note) SELECT 'before' FROM generate_series(1, $pending)");
+fill(0);
+$node->wait_for_log(qr/whisperer could not work on its tables in database "shop": could not extend file .* No space left/, $position);
+pass('the log says what is wrong');
+my $hint = qr/HINT:  Nothing is lost; it is tried again, at intervals of up to 30 seconds\. Check free disk space/;
+like($node->log_since($position), $hint, 'and that nothing is lost');
+is($node->safe_psql('shop', 'SELECT 1'), '1', 'the server goes on');
+isnt($ledger->{node}->psql('shop', "INSERT INTO ledger (note) SELECT repeat('x', 1000) FROM generate_series(1, 1000)"), 0,
+	'users cannot write either');
+free();
+$ledger->judge('space for the tables again');
+my $said = () = $node->log_since($position) =~ /whisperer could not work on its tables/g;
+cmp_ok($said, '<=', 2, 'it was not said again and again');
+$ledger->turn_page;
+
+# --- the same under load, at random moments
+for my $round (1 .. Whisperer::Ledger::repetitions(2, 50))
+{
+	$ledger->start(seconds => 1, rate => 300);
+	$ledger->random_moment(0.5);
+	fill(int rand 300);
+	$ledger->random_moment(0.5);
+	free();
+	# The server may have found no space for its WAL, too: then it restarts itself, or gives up.
+	$ledger->disrupt(sub { $_->finish for @{ $ledger->{load} }; $node->wait_back });
+	$ledger->finish;
+	$ledger->judge("round $round, full for a while");
+	$ledger->turn_page;
+}
+
+# --- the WAL's disk: PostgreSQL panics, and comes back when there is space
+$ledger->start(seconds => 2, rate => 300);
+my $end = time() + 60;
+my $log = $node->log_position;
+$ledger->disrupt(sub {
+	fill(0);
+	my $panic = qr/PANIC: .*No space left on device/;
+	$node->psql('postgres', 'SELECT pg_switch_wal()') until $node->log_since($log) =~ $panic || time() > $end;
+	like($node->log_since($log), $panic, 'PostgreSQL has panicked');
+	free();
+	$_->finish for @{ $ledger->{load} };
+	$node->wait_back;
+});
+$ledger->finish;
+$ledger->judge('space for the WAL again');
+
+$node->stop;
+done_testing();
