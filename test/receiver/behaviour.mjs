@@ -7,8 +7,8 @@ const REASONS = {
     429: 'Too Many Requests', 500: 'Internal Server Error', 503: 'Service Unavailable',
 };
 const STEP_KEYS = new Set(['times', 'status', 'reason', 'headers', 'body', 'body_base64', 'body_size', 'chunked',
-    'content_length', 'raw', 'raw_base64', 'delay', 'trickle', 'hang', 'cut', 'how', 'close']);
-const STAGES = ['head', 'request', 'headers', 'body'];
+    'content_length', 'raw', 'raw_base64', 'endless', 'tunnel', 'delay', 'trickle', 'hang', 'cut', 'how', 'close']);
+const STAGES = ['head', 'request', 'headers', 'body', 'end'];
 
 export class Behaviours {
     constructor() { this.reset(); }
@@ -73,7 +73,7 @@ function compose(step) {
 }
 
 export function isPlain(step) {
-    return !(step.delay || step.trickle || step.hang || step.cut);
+    return !(step.delay || step.trickle || step.hang || step.cut || step.endless || step.tunnel);
 }
 
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -88,6 +88,7 @@ export async function perform(step, connection, request, from) {
         request: async () => { await delayed('headers'); },
         headers: async () => { connection.write(head); },
         body: async () => { await delayed('body'); await send(half); },
+        end: async () => { await send(body.subarray(half.length)); await repeated(); await delayed('end'); },
     };
     // Hanging or cutting "at" a stage is after what is done in it.
     for (const stage of STAGES.slice(STAGES.indexOf(from))) {
@@ -100,12 +101,18 @@ export async function perform(step, connection, request, from) {
         }
         if (stage === 'head') return;
     }
-    await send(body.subarray(half.length));
-    await delayed('end');
+    if (step.tunnel) return connection.tunnel(request.target);
     if (step.close || step.raw !== undefined || step.raw_base64 !== undefined) connection.cut('close');
 
     async function delayed(what) {
         if (step.delay?.[what]) await pause(step.delay[what]);
+    }
+    // The second half of the body again and again, as fast as the peer reads.
+    async function repeated() {
+        while (step.endless && !connection.closed) {
+            await send(body.subarray(half.length));
+            await connection.drained();
+        }
     }
     async function send(bytes) {
         if (!step.trickle) return connection.write(bytes);

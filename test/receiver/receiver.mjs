@@ -9,6 +9,7 @@ import http from 'node:http';
 import net from 'node:net';
 import tls from 'node:tls';
 import { Behaviours, isPlain, perform } from './behaviour.mjs';
+import { NameServer } from './names.mjs';
 import { RequestParser } from './parser.mjs';
 import { Store, describe } from './store.mjs';
 
@@ -16,6 +17,7 @@ const behaviours = new Behaviours();
 const store = new Store();
 const listeners = new Map();
 const held = new Set();
+const names = new NameServer();
 let connections = 0;
 
 class Connection {
@@ -77,6 +79,24 @@ class Connection {
         if (!this.closed && bytes.length) this.socket.write(bytes);
     }
 
+    // Resolves when the peer has read most of what was written, or is gone.
+    async drained() {
+        if (this.socket.writableNeedDrain && !this.closed) {
+            await new Promise((resolve) => { this.socket.once('drain', resolve).once('close', resolve); });
+        } else {
+            await new Promise(setImmediate);
+        }
+    }
+
+    // What comes from now on goes to "host:port", as it is (for a proxy: the target of CONNECT).
+    tunnel(target) {
+        const [, host, port] = /^\[?(.*?)\]?:(\d+)$/.exec(target);
+        const other = net.connect({ host, port: Number(port) });
+        other.on('error', () => this.socket.destroy()).on('close', () => this.socket.destroy());
+        this.socket.removeAllListeners('data').on('close', () => other.destroy());
+        this.socket.pipe(other).pipe(this.socket);
+    }
+
     // Ends the connection: "reset" with a RST, "close" after what was written.
     cut(how) {
         if (how === 'reset') this.socket.resetAndDestroy();
@@ -102,7 +122,7 @@ function release(path) {
     }
 }
 
-// Opens a port: {name, port?, host?, tls?: {cert, key} (file names), accept?: "hang" | "reset" | "close" | ms}
+// Opens a port: {name, port?, host?, tls?: {cert, key (file names), …}, accept?: "hang" | "reset" | "close" | ms}
 function listen({ name, port = 0, host = '127.0.0.1', tls: files, accept }) {
     const sockets = new Set();
     const onSocket = (socket) => {
@@ -115,7 +135,7 @@ function listen({ name, port = 0, host = '127.0.0.1', tls: files, accept }) {
         return new Connection(socket, name);
     };
     const server = files
-        ? tls.createServer({ cert: fs.readFileSync(files.cert), key: fs.readFileSync(files.key) }, onSocket)
+        ? tls.createServer({ ...files, cert: fs.readFileSync(files.cert), key: fs.readFileSync(files.key) }, onSocket)
         : net.createServer(onSocket);
     server.on('tlsClientError', () => {});
     return new Promise((resolve, reject) => {
@@ -152,6 +172,8 @@ const actions = {
     'POST /listen': async (options) => ({ port: await listen(options) }),
     'POST /unlisten': (options) => unlisten(options),
     'POST /release': ({ path }) => release(path),
+    'POST /names': ({ records }) => names.serve(records),
+    'GET /names': () => ({ asked: Object.fromEntries(names.asked) }),
     'POST /forget': () => store.reset(),
     'POST /reset': () => { release(); behaviours.reset(); store.reset(); },
     'GET /statistics': () => statistics(),

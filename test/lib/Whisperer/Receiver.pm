@@ -106,6 +106,10 @@ sub listen
 }
 sub unlisten { my ($self, $name) = @_; $self->_control('POST', '/unlisten', { name => $name }); return; }
 
+# Answers questions for names (port 53, in a network namespace: Whisperer::Namespace); what was asked, "name type" => times.
+sub names { my ($self, %records) = @_; $self->_control('POST', '/names', { records => \%records }); return; }
+sub names_asked { my $self = shift; return $self->_control('GET', '/names')->{asked}; }
+
 # Lets answers go that hang, of one path or all.
 sub release
 {
@@ -181,10 +185,41 @@ sub make_certificate
 {
 	my ($directory, @names) = @_;
 	my ($certificate, $key) = ("$directory/receiver.crt", "$directory/receiver.key");
-	system('openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=receiver',
-		'-addext', 'subjectAltName=' . join(',', @names), '-keyout', $key, '-out', $certificate) == 0
-	  or die "openssl failed\n";
+	_openssl('req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=receiver',
+		'-addext', 'subjectAltName=' . join(',', @names), '-keyout', $key, '-out', $certificate);
 	return ($certificate, $key);
 }
+
+# The same, valid for a day in 2020. Only "openssl ca" takes dates in every version.
+sub make_expired_certificate
+{
+	my ($directory, @names) = @_;
+	my ($certificate, $key, $config) = map { "$directory/expired.$_" } qw(crt key conf);
+	open(my $handle, '>', $config) or die "$config: $!";
+	print $handle <<"CONF";
+[ca]
+default_ca = own
+[own]
+database = $directory/expired.index
+new_certs_dir = $directory
+rand_serial = yes
+default_md = sha256
+policy = any
+x509_extensions = names
+[any]
+commonName = supplied
+[names]
+subjectAltName = @{[join ',', @names]}
+CONF
+	close $handle or die "$config: $!";
+	open($handle, '>', "$directory/expired.index") or die $!;
+	close $handle;
+	_openssl('req', '-new', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=expired', '-keyout', $key, '-out', "$directory/expired.csr");
+	_openssl('ca', '-batch', '-notext', '-selfsign', '-config', $config, '-keyfile', $key, '-in', "$directory/expired.csr",
+		'-out', $certificate, '-startdate', '20200101000000Z', '-enddate', '20200102000000Z');
+	return ($certificate, $key);
+}
+
+sub _openssl { system('openssl', @_) == 0 or die "openssl $_[0] failed\n"; return; }
 
 1;
