@@ -68,20 +68,36 @@ LookupResult system_lookup(const std::string &name) {
 struct Resolver::Shared {
     struct Job {
         std::string name;
+        bool doubtful;
         LookupResult result;
     };
 
     LookupFunction lookup;
+    size_t max_doubtful = 0;
     int wake = -1;
     std::mutex mutex;
     std::condition_variable work_or_close;
     // Guarded by the mutex.
     std::list<Job> queue;
-    size_t queued = 0;
+    std::list<Job> doubtful; // queued, of doubtful names
+    size_t doubtful_running = 0;
     std::list<Job> finished;
     size_t threads = 0;
     size_t idle = 0;
     bool closed = false;
+
+    // How many of those queued a free thread could take.
+    size_t ready() const {
+        const size_t room = doubtful_running < max_doubtful ? max_doubtful - doubtful_running : 0;
+        return queue.size() + std::min(doubtful.size(), room);
+    }
+
+    // There is one that is ready.
+    void take(std::list<Job> &job) {
+        std::list<Job> &from = queue.empty() ? doubtful : queue;
+        job.splice(job.begin(), from, from.begin());
+        doubtful_running += job.front().doubtful ? 1 : 0;
+    }
 
     ~Shared() {
         if (wake >= 0)
@@ -92,6 +108,7 @@ struct Resolver::Shared {
 Resolver::Resolver(LookupFunction lookup, const Limits &limits)
     : limits_(limits), shared_(std::make_shared<Shared>()) {
     shared_->lookup = std::move(lookup);
+    shared_->max_doubtful = limits.doubtful;
     shared_->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (shared_->wake < 0)
         throw std::runtime_error("eventfd failed");
@@ -101,7 +118,7 @@ Resolver::~Resolver() {
     const std::lock_guard<std::mutex> lock(shared_->mutex);
     shared_->closed = true;
     shared_->queue.clear();
-    shared_->queued = 0;
+    shared_->doubtful.clear();
     shared_->work_or_close.notify_all();
 }
 
@@ -121,14 +138,13 @@ void Resolver::work(Shared &shared) noexcept {
     std::unique_lock<std::mutex> lock(shared.mutex);
     for (;;) {
         shared.idle++;
-        const bool woken = shared.work_or_close.wait_for(
-            lock, idle_life, [&] { return shared.closed || !shared.queue.empty(); });
+        const bool woken = shared.work_or_close.wait_for(lock, idle_life,
+                                                         [&] { return shared.closed || shared.ready() > 0; });
         shared.idle--;
         if (!woken || shared.closed)
             break;
         std::list<Shared::Job> job;
-        job.splice(job.begin(), shared.queue, shared.queue.begin());
-        shared.queued--;
+        shared.take(job);
         lock.unlock();
         LookupResult &result = job.front().result;
         try {
@@ -141,6 +157,7 @@ void Resolver::work(Shared &shared) noexcept {
         lock.lock();
         if (shared.closed)
             break;
+        shared.doubtful_running -= job.front().doubtful ? 1 : 0;
         shared.finished.splice(shared.finished.end(), job);
         const uint64_t one = 1;
         // Can fail only when the counter is full, and then the descriptor is readable already.
@@ -157,12 +174,12 @@ void *Resolver::thread_main(void *argument) {
 }
 
 // Queues a name and sees to it that there is a thread for it.
-bool Resolver::start(const std::string &name, std::string &error) {
+bool Resolver::start(const std::string &name, bool doubtful, std::string &error) {
     auto own = std::make_unique<std::shared_ptr<Shared>>(shared_);
     const std::lock_guard<std::mutex> lock(shared_->mutex);
-    shared_->queue.push_back({name, {}});
-    shared_->queued++;
-    if (shared_->idle >= shared_->queued) {
+    std::list<Shared::Job> &queue = doubtful ? shared_->doubtful : shared_->queue;
+    queue.push_back({name, doubtful, {}});
+    if (shared_->idle >= shared_->ready()) {
         shared_->work_or_close.notify_one();
         return true;
     }
@@ -189,8 +206,7 @@ bool Resolver::start(const std::string &name, std::string &error) {
     }
     if (shared_->threads > 0)
         return true; // those that exist will come to it
-    shared_->queue.pop_back();
-    shared_->queued--;
+    queue.pop_back();
     error = std::string("no thread for the name lookup could be started: ") + std::strerror(rc);
     return false;
 }
@@ -223,7 +239,7 @@ Resolver::Answer Resolver::ask(const std::string &name, int64_t now) {
     const bool failed = !entry.error.empty() && now - entry.failed_at <= limits_.negative;
     if (!entry.asked && !failed) {
         std::string error;
-        if (!start(name, error)) {
+        if (!start(name, entry.doubtful, error)) {
             entry.error = error;
             entry.failed_at = now;
             return have ? Answer{State::ready, entry.addresses, {}} : Answer{State::failed, nullptr, error};
@@ -252,6 +268,7 @@ std::vector<std::string> Resolver::collect(int64_t now) {
     for (Shared::Job &done : finished) {
         Entry &entry = entries_[done.name];
         entry.asked = false;
+        entry.doubtful = done.result.temporary;
         if (!done.result.addresses.empty()) {
             const auto &fresh = done.result.addresses;
             const bool unchanged = entry.addresses != nullptr && entry.addresses->size() == fresh.size() &&

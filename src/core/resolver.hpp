@@ -8,6 +8,9 @@
 // One Resolver belongs to one thread; only its pool's threads run elsewhere. They have all signals blocked,
 // are detached, and touch nothing but heap memory which they share, so neither destroying the Resolver nor
 // leaving the process waits for a look-up that hangs.
+//
+// A name whose name server did not answer last time is doubtful: such names share a part of the threads, so
+// that however many of them hang there are threads for the others.
 #pragma once
 
 #include "core/address_policy.hpp"
@@ -40,7 +43,8 @@ class Resolver {
     using Addresses = std::shared_ptr<const std::vector<Address>>;
 
     struct Limits {
-        size_t threads = 64;             // look-ups under way at once; more names wait in a queue
+        size_t threads = 256;            // look-ups under way at once; more names wait in a queue
+        size_t doubtful = 64;            // of them for doubtful names
         size_t names = 10000;            // names remembered
         int64_t fresh = 60 * 1000000LL;  // microseconds for which an answer is not asked again
         int64_t stale = 600 * 1000000LL; // and for which an old one may serve while it is asked again
@@ -81,10 +85,11 @@ class Resolver {
         int64_t answered_at = 0;
         std::string error;
         int64_t failed_at = 0;
-        bool asked = false; // a look-up is queued or under way
+        bool asked = false;    // a look-up is queued or under way
+        bool doubtful = false; // the last one got no answer from a name server
     };
 
-    bool start(const std::string &name, std::string &error);
+    bool start(const std::string &name, bool doubtful, std::string &error);
     void make_room(int64_t now);
     static void *thread_main(void *argument);
     static void work(Shared &shared) noexcept;

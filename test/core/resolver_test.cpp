@@ -148,6 +148,47 @@ TEST(Resolver, OneHungNameDoesNotHoldUpAnother) {
     EXPECT_EQ(resolver.ask("b.example", 0).state, Resolver::State::ready);
 }
 
+TEST(Resolver, NamesWithoutAnAnswerLeaveThreadsForTheOthers) {
+    auto gate = std::make_shared<Gate>();
+    Resolver::Limits limits;
+    limits.threads = 4;
+    limits.doubtful = 1;
+    std::atomic<bool> hangs{false};
+    Resolver resolver(
+        [gate, &hangs](const std::string &name) {
+            if (name[0] != 's')
+                return LookupResult{{v4(192, 0, 2, 1)}, "", false};
+            if (hangs)
+                gate->pass();
+            return LookupResult{{}, "no answer", true};
+        },
+        limits);
+    const std::vector<std::string> silent = {"s1", "s2", "s3", "s4", "s5"};
+    const auto collect = [&](size_t count, int64_t now) {
+        std::vector<std::string> all;
+        while (all.size() < count)
+            for (const std::string &name : next(resolver, now))
+                all.push_back(name);
+    };
+    for (const std::string &name : silent)
+        resolver.ask(name, 0);
+    collect(silent.size(), 0);
+    hangs = true;
+    for (const std::string &name : silent)
+        EXPECT_EQ(resolver.ask(name, 2 * second).state, Resolver::State::pending);
+    while (gate->entered < 1)
+        std::this_thread::yield();
+    // Five names hang or wait for one thread; new ones do not wait for them.
+    for (const char *name : {"a.example", "b.example"}) {
+        resolver.ask(name, 2 * second);
+        EXPECT_EQ(next(resolver, 2 * second), std::vector<std::string>{name});
+    }
+    EXPECT_EQ(gate->entered, 1);
+    gate->open();
+    collect(silent.size(), 2 * second); // each has its turn
+    EXPECT_EQ(resolver.ask("s5", 2 * second).state, Resolver::State::failed);
+}
+
 TEST(Resolver, AThrowingLookupIsAFailure) {
     Resolver resolver([](const std::string &) -> LookupResult { throw std::bad_alloc(); },
                       Resolver::Limits());

@@ -35,7 +35,7 @@ sub enter
 {
 	return if $ENV{$variable};
 	my $directory = File::Temp::tempdir(CLEANUP => 1, DIR => $ENV{TESTDIR});
-	_write("$directory/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:2\n");
+	_write("$directory/resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n");
 	_write("$directory/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n");
 	my @enter = (qw(unshare --user --map-root-user --net --mount -- sh -c), $setup, $directory);
 	my $said = join '', _output(@enter);
