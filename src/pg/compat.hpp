@@ -4,10 +4,12 @@
 #include "pg/prelude.hpp"
 
 extern "C" {
+#include "access/genam.h"
 #include "access/transam.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
+#include "executor/executor.h"
 #include "parser/parse_type.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
@@ -163,6 +165,25 @@ inline WaitEventSet *compat_create_wait_event_set(int events) {
     return CreateWaitEventSet(nullptr, events);
 #else
     return CreateWaitEventSet(TopMemoryContext, events);
+#endif
+}
+
+// Index entries of a row just inserted. 16 can leave out all but summarizing indexes, for updates.
+inline void compat_insert_index_entries(ResultRelInfo *target, TupleTableSlot *row, EState *executor) {
+#if PG_VERSION_NUM >= 160000
+    (void)ExecInsertIndexTuples(target, row, executor, false, false, nullptr, NIL, false);
+#else
+    (void)ExecInsertIndexTuples(target, row, executor, false, false, nullptr, NIL);
+#endif
+}
+
+// 17 lets access methods keep something in the IndexInfo between insertions, which must be let go.
+inline void compat_index_insert_done(Relation index, IndexInfo *info) {
+#if PG_VERSION_NUM >= 170000
+    index_insert_cleanup(index, info);
+#else
+    (void)index;
+    (void)info;
 #endif
 }
 

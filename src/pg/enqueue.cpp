@@ -3,6 +3,7 @@
 #include "pg/enqueue.hpp"
 #include "pg/errors.hpp"
 #include "pg/internal_sql.hpp"
+#include "pg/table_writer.hpp"
 #include "pg/wake.hpp"
 
 extern "C" {
@@ -25,10 +26,9 @@ namespace {
 // of two. Above it PostgreSQL would move it out of line, and copying it to the history would write it twice.
 constexpr int inline_payload_limit = 1900;
 
-// Rows, and about the bytes, written by one statement at most, so that the arrays stay small whatever the
-// statement of the user's wrote and however many subscribe.
-constexpr int batch_rows = 1000;
-constexpr size_t batch_bytes = 4 * 1024 * 1024;
+// Bodies that a customizer made are written when there are so many of them, or so many bytes.
+constexpr size_t bodies_at_once = 1000;
+constexpr size_t body_bytes_at_once = 4 * 1024 * 1024;
 
 enum FindColumn {
     FIND_SUBSCRIPTION = 1,
@@ -49,144 +49,164 @@ Statement find_statement = {
     {TEXTOID, JSONBOID},
     nullptr};
 
-Statement insert_events = {"INSERT INTO whisperer.event (uuid, payload)"
-                           " SELECT u, p FROM unnest($1, $2) AS e (u, p)",
-                           2,
-                           {UUIDARRAYOID, TEXTARRAYOID},
-                           nullptr};
+// ---- Rows
 
-Statement insert_deliveries = {"INSERT INTO whisperer.delivery (uuid, subscription_id, event_uuid, payload, "
-                               "xid, event_type, relation_schema,"
-                               " relation_name, created_date, modified_date, body)"
-                               " SELECT d.u, d.s, d.e, d.p, $5, $6, $7, $8, $9, $9, d.b FROM unnest($1, $2, "
-                               "$3, $4, $10) AS d (u, s, e, p, b)",
-                               10,
-                               {UUIDARRAYOID, INT8ARRAYOID, UUIDARRAYOID, TEXTARRAYOID, XID8OID, TEXTOID,
-                                TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTARRAYOID},
-                               nullptr};
+enum EventColumn { EVENT_UUID, EVENT_PAYLOAD, EVENT_COLUMNS };
+TableWriter events = {"event", EVENT_COLUMNS, {"uuid", "payload"}, nullptr};
 
-Statement insert_failed = {
-    "INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, event_type, relation_schema, "
-    "relation_name,"
-    " error, reason, request_datetimes, created_date, modified_date)"
-    " SELECT d.u, d.s, 'failed', 0, $3, $4, $5, 'the body could not be made', $6, '{}', $7, $7 FROM "
-    "unnest($1, $2) AS d (u, s)",
-    7,
-    {UUIDARRAYOID, INT8ARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
-    nullptr};
+enum DeliveryColumn {
+    DELIVERY_UUID,
+    DELIVERY_SUBSCRIPTION,
+    DELIVERY_EVENT,
+    DELIVERY_PAYLOAD,
+    DELIVERY_BODY,
+    DELIVERY_XID,
+    DELIVERY_TYPE,
+    DELIVERY_SCHEMA,
+    DELIVERY_RELATION,
+    DELIVERY_ATTEMPTS,
+    DELIVERY_REQUESTS,
+    DELIVERY_CREATED,
+    DELIVERY_MODIFIED,
+    DELIVERY_COLUMNS
+};
+TableWriter deliveries = {"delivery",
+                          DELIVERY_COLUMNS,
+                          {"uuid", "subscription_id", "event_uuid", "payload", "body", "xid", "event_type",
+                           "relation_schema", "relation_name", "attempts", "request_datetimes",
+                           "created_date", "modified_date"},
+                          nullptr};
 
-Datum make_array(Datum *values, bool *nulls, int count, Oid type) {
-    int lower = 1;
-    switch (type) {
-    case UUIDOID:
-        return PointerGetDatum(
-            construct_md_array(values, nulls, 1, &count, &lower, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
-    case INT8OID:
-        return PointerGetDatum(construct_md_array(values, nulls, 1, &count, &lower, INT8OID, sizeof(int64),
-                                                  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-    default:
-        return PointerGetDatum(
-            construct_md_array(values, nulls, 1, &count, &lower, TEXTOID, -1, false, TYPALIGN_INT));
-    }
+enum FailedColumn {
+    FAILED_UUID,
+    FAILED_SUBSCRIPTION,
+    FAILED_STATE,
+    FAILED_ATTEMPTS,
+    FAILED_TYPE,
+    FAILED_SCHEMA,
+    FAILED_RELATION,
+    FAILED_ERROR,
+    FAILED_REASON,
+    FAILED_REQUESTS,
+    FAILED_CREATED,
+    FAILED_MODIFIED,
+    FAILED_COLUMNS
+};
+TableWriter failed_deliveries = {"history",
+                                 FAILED_COLUMNS,
+                                 {"uuid", "subscription_id", "state", "attempts", "event_type",
+                                  "relation_schema", "relation_name", "error", "reason", "request_datetimes",
+                                  "created_date", "modified_date"},
+                                 nullptr};
+
+void set_text(Datum *value, bool *is_null, const char *text) {
+    *is_null = text == nullptr;
+    *value = text == nullptr ? (Datum)0 : CStringGetTextDatum(text);
 }
 
-Datum text_or_null(const char *value, char *null_flag) {
-    *null_flag = value == nullptr ? 'n' : ' ';
-    return value == nullptr ? (Datum)0 : CStringGetTextDatum(value);
+Datum no_requests() {
+    return PointerGetDatum(construct_empty_array(TIMESTAMPTZOID));
 }
 
-// Deliveries of one insert, gathered and flushed together with the events of their own that some of them
-// need. No user function may run during internal SQL, so the bodies are made while gathering.
-struct Batch {
-    int room;
-    int count;
-    size_t bytes;
-    MemoryContext memory; // of the texts: reset by each flush
-    Datum *uuids, *subscriptions, *events, *payloads, *bodies;
-    bool *no_event, *no_payload, *no_body;
-    int event_count;
-    Datum *event_uuids, *event_payloads;
+// What is enqueued by one call. Deliveries are numbered event by event, recipient by recipient.
+struct Enqueued {
+    const EventOrigin &origin;
+    const Recipients &recipients;
+    const PayloadText *payloads;
+    size_t deliveries;
+    pg_uuid_t *uuids;
+    pg_uuid_t *events; // of those that have a row of their own
+    // Of the deliveries from `first` to before `end`, where there is a customizer.
+    Datum *bodies;
+    size_t first;
+    size_t end;
 };
 
-Batch make_batch(size_t deliveries) {
-    Batch batch = {};
-    batch.room = (int)Min(deliveries, (size_t)batch_rows);
-    batch.memory = AllocSetContextCreate(CurrentMemoryContext, "whisperer batch", ALLOCSET_DEFAULT_SIZES);
-    Datum **columns[] = {&batch.uuids,  &batch.subscriptions, &batch.events,        &batch.payloads,
-                         &batch.bodies, &batch.event_uuids,   &batch.event_payloads};
-    for (Datum **column : columns)
-        *column = (Datum *)palloc(sizeof(Datum) * (size_t)batch.room);
-    bool **flags[] = {&batch.no_event, &batch.no_payload, &batch.no_body};
-    for (bool **flag : flags)
-        *flag = (bool *)palloc(sizeof(bool) * (size_t)batch.room);
-    return batch;
+// Unless its payload goes into the only delivery's row.
+bool has_own_row(const Enqueued &all, size_t event) {
+    return all.recipients.count > 1 || all.payloads[event].len > inline_payload_limit;
 }
 
-void insert_batch(const Batch &batch, const EventOrigin &origin) {
-    int n = batch.count;
-    char nulls[] = "          ";
-    Datum arguments[10] = {
-        make_array(batch.uuids, nullptr, n, UUIDOID),
-        make_array(batch.subscriptions, nullptr, n, INT8OID),
-        make_array(batch.events, batch.no_event, n, UUIDOID),
-        make_array(batch.payloads, batch.no_payload, n, TEXTOID),
-        FullTransactionIdGetDatum(GetTopFullTransactionId()),
-        CStringGetTextDatum(origin.event_type),
-        text_or_null(origin.relation_schema, &nulls[6]),
-        text_or_null(origin.relation_name, &nulls[7]),
-        TimestampTzGetDatum(GetCurrentTimestamp()),
-        make_array(batch.bodies, batch.no_body, n, TEXTOID),
-    };
-    internal_execute(&insert_deliveries, arguments, nulls);
+size_t event_of(const Enqueued &all, size_t delivery) {
+    return delivery / (size_t)all.recipients.count;
 }
 
-void flush(Batch *batch, const EventOrigin &origin) {
-    if (batch->count == 0)
-        return;
-    InternalSql sql;
-    internal_begin(&sql);
-    if (batch->event_count > 0) {
-        Datum arguments[2] = {make_array(batch->event_uuids, nullptr, batch->event_count, UUIDOID),
-                              make_array(batch->event_payloads, nullptr, batch->event_count, TEXTOID)};
-        internal_execute(&insert_events, arguments);
+// Events go with the first of their deliveries.
+void write_events(const Enqueued &all) {
+    size_t recipients = (size_t)all.recipients.count;
+    bool begun = false;
+    for (size_t i = (all.first + recipients - 1) / recipients; i * recipients < all.end; i++) {
+        if (!has_own_row(all, i))
+            continue;
+        if (!begun)
+            writer_begin(&events);
+        begun = true;
+        all.events[i] = new_uuid();
+        Datum values[EVENT_COLUMNS] = {UUIDPGetDatum(&all.events[i]), all.payloads[i].value};
+        bool nulls[EVENT_COLUMNS] = {};
+        writer_put(&events, values, nulls);
     }
-    insert_batch(*batch, origin);
-    internal_end(&sql);
-    MemoryContextReset(batch->memory);
-    batch->count = batch->event_count = 0;
-    batch->bytes = 0;
+    if (begun)
+        writer_end(&events);
 }
 
-Datum batch_text(Batch *batch, const PayloadText &text) {
-    batch->bytes += (size_t)text.len;
-    return PointerGetDatum(cstring_to_text_with_len(text.data, text.len));
-}
-
-// One event for all recipients, with a row of its own unless its payload goes into the delivery's. Runs in
-// batch->memory; `event` and `uuids` outlive the batch.
-void add_event(Batch *batch, const EventOrigin &origin, const Recipients &recipients,
-               const PayloadText &payload, pg_uuid_t *event, pg_uuid_t *uuids) {
-    bool own_row = recipients.count > 1 || payload.len > inline_payload_limit;
-    for (int r = 0; r < recipients.count; r++) {
-        int k = batch->count++;
-        if (own_row && r == 0) {
-            *event = new_uuid();
-            batch->event_uuids[batch->event_count] = UUIDPGetDatum(event);
-            batch->event_payloads[batch->event_count++] = batch_text(batch, payload);
-        }
-        batch->uuids[k] = UUIDPGetDatum(&uuids[r]);
-        batch->subscriptions[k] = Int64GetDatum(recipients.subscriptions[r]);
-        batch->no_event[k] = !own_row;
-        batch->events[k] = own_row ? UUIDPGetDatum(event) : (Datum)0;
-        batch->no_payload[k] = own_row;
-        batch->payloads[k] = own_row ? (Datum)0 : batch_text(batch, payload);
-        batch->no_body[k] = recipients.functions.customizer == nullptr;
-        batch->bodies[k] = batch->no_body[k]
-                               ? (Datum)0
-                               : batch_text(batch, customize_body(recipients.functions, &uuids[r], payload));
-        if (batch->count == batch->room || batch->bytes >= batch_bytes)
-            flush(batch, origin);
+void write_deliveries(const Enqueued &all) {
+    Datum values[DELIVERY_COLUMNS];
+    bool nulls[DELIVERY_COLUMNS] = {};
+    values[DELIVERY_XID] = FullTransactionIdGetDatum(GetTopFullTransactionId());
+    values[DELIVERY_TYPE] = CStringGetTextDatum(all.origin.event_type);
+    set_text(&values[DELIVERY_SCHEMA], &nulls[DELIVERY_SCHEMA], all.origin.relation_schema);
+    set_text(&values[DELIVERY_RELATION], &nulls[DELIVERY_RELATION], all.origin.relation_name);
+    values[DELIVERY_ATTEMPTS] = Int32GetDatum(0);
+    values[DELIVERY_REQUESTS] = no_requests();
+    values[DELIVERY_CREATED] = values[DELIVERY_MODIFIED] = TimestampTzGetDatum(GetCurrentTimestamp());
+    nulls[DELIVERY_BODY] = all.bodies == nullptr;
+    writer_begin(&deliveries);
+    for (size_t k = all.first; k < all.end; k++) {
+        size_t event = event_of(all, k);
+        bool own_row = has_own_row(all, event);
+        values[DELIVERY_UUID] = UUIDPGetDatum(&all.uuids[k]);
+        values[DELIVERY_SUBSCRIPTION] =
+            Int64GetDatum(all.recipients.subscriptions[k % (size_t)all.recipients.count]);
+        nulls[DELIVERY_EVENT] = !own_row;
+        values[DELIVERY_EVENT] = UUIDPGetDatum(&all.events[event]);
+        nulls[DELIVERY_PAYLOAD] = own_row;
+        values[DELIVERY_PAYLOAD] = all.payloads[event].value;
+        values[DELIVERY_BODY] = all.bodies == nullptr ? (Datum)0 : all.bodies[k - all.first];
+        writer_put(&deliveries, values, nulls);
     }
+    writer_end(&deliveries);
+}
+
+// Bodies for the next deliveries, in the current memory context. They are made before anything is written,
+// because the customizer may do anything, raise events itself, say.
+void make_bodies(Enqueued *all) {
+    size_t bytes = 0;
+    for (all->end = all->first; all->end < all->deliveries; all->end++) {
+        if (all->end - all->first == bodies_at_once || bytes >= body_bytes_at_once)
+            break;
+        CHECK_FOR_INTERRUPTS();
+        PayloadText body = customize_body(all->recipients.functions, &all->uuids[all->end],
+                                          all->payloads[event_of(*all, all->end)]);
+        all->bodies[all->end - all->first] = body.value;
+        bytes += (size_t)body.len;
+    }
+}
+
+void write_with_bodies(Enqueued *all) {
+    all->bodies = (Datum *)palloc(sizeof(Datum) * Min(all->deliveries, bodies_at_once));
+    MemoryContext memory =
+        AllocSetContextCreate(CurrentMemoryContext, "whisperer bodies", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext old = MemoryContextSwitchTo(memory);
+    for (all->first = 0; all->first < all->deliveries; all->first = all->end) {
+        make_bodies(all);
+        write_events(*all);
+        write_deliveries(*all);
+        MemoryContextReset(memory);
+    }
+    MemoryContextSwitchTo(old);
+    MemoryContextDelete(memory);
+    pfree(all->bodies);
 }
 
 const char *found_text(FindColumn column) {
@@ -253,21 +273,17 @@ pg_uuid_t *enqueue_events(const EventOrigin &origin, const Recipients &recipient
     PreventCommandIfReadOnly("whisperer.deliver_event()");
     for (size_t i = 0; i < total; i++)
         uuids[i] = new_uuid();
-    pg_uuid_t *events = (pg_uuid_t *)palloc(sizeof(pg_uuid_t) * (size_t)count);
-
-    Batch batch = make_batch(total);
-    MemoryContext old = MemoryContextSwitchTo(batch.memory);
-    for (int i = 0; i < count; i++) {
-        CHECK_FOR_INTERRUPTS();
-        add_event(&batch, origin, recipients, payloads[i], &events[i],
-                  uuids + (size_t)i * (size_t)recipients.count);
+    pg_uuid_t *event_uuids = (pg_uuid_t *)palloc(sizeof(pg_uuid_t) * (size_t)count);
+    Enqueued all = {origin, recipients, payloads, total, uuids, event_uuids, nullptr, 0, total};
+    if (recipients.functions.customizer != nullptr)
+        write_with_bodies(&all);
+    else {
+        write_events(all);
+        write_deliveries(all);
     }
-    MemoryContextSwitchTo(old);
-    flush(&batch, origin);
-    MemoryContextDelete(batch.memory);
+    pfree(event_uuids);
 
-    for (int i = 0; i < count; i++)
-        wake_event();
+    wake_events((uint64)count);
     for (int r = 0; r < recipients.count; r++)
         wake_delivery(recipients.subscriptions[r], (uint64)count);
     return uuids;
@@ -282,31 +298,30 @@ void enqueue_failed(const EventOrigin &origin, const Recipients &recipients, con
     if (recipients.count == 0)
         return;
     PreventCommandIfReadOnly("whisperer.deliver_event()");
-    InternalSql sql;
-    internal_begin(&sql);
-    int n = recipients.count;
-    Datum *uuids = (Datum *)palloc(sizeof(Datum) * (size_t)n);
-    Datum *subscriptions = (Datum *)palloc(sizeof(Datum) * (size_t)n);
-    pg_uuid_t *ids = (pg_uuid_t *)palloc(sizeof(pg_uuid_t) * (size_t)n);
-    for (int i = 0; i < n; i++) {
-        ids[i] = new_uuid();
-        uuids[i] = UUIDPGetDatum(&ids[i]);
-        subscriptions[i] = Int64GetDatum(recipients.subscriptions[i]);
+    Datum values[FAILED_COLUMNS];
+    bool nulls[FAILED_COLUMNS] = {};
+    values[FAILED_STATE] = CStringGetTextDatum("failed");
+    values[FAILED_ATTEMPTS] = Int32GetDatum(0);
+    values[FAILED_TYPE] = CStringGetTextDatum(origin.event_type);
+    set_text(&values[FAILED_SCHEMA], &nulls[FAILED_SCHEMA], origin.relation_schema);
+    set_text(&values[FAILED_RELATION], &nulls[FAILED_RELATION], origin.relation_name);
+    values[FAILED_ERROR] = CStringGetTextDatum("the body could not be made");
+    values[FAILED_REASON] = clipped_text(error);
+    values[FAILED_REQUESTS] = no_requests();
+    values[FAILED_CREATED] = values[FAILED_MODIFIED] = TimestampTzGetDatum(GetCurrentTimestamp());
+    writer_begin(&failed_deliveries);
+    for (int i = 0; i < recipients.count; i++) {
+        pg_uuid_t uuid = new_uuid();
+        values[FAILED_UUID] = UUIDPGetDatum(&uuid);
+        values[FAILED_SUBSCRIPTION] = Int64GetDatum(recipients.subscriptions[i]);
+        writer_put(&failed_deliveries, values, nulls);
     }
-    char nulls[] = "       ";
-    Datum arguments[7] = {
-        make_array(uuids, nullptr, n, UUIDOID),        make_array(subscriptions, nullptr, n, INT8OID),
-        CStringGetTextDatum(origin.event_type),        text_or_null(origin.relation_schema, &nulls[3]),
-        text_or_null(origin.relation_name, &nulls[4]), clipped_text(error),
-        TimestampTzGetDatum(GetCurrentTimestamp()),
-    };
-    internal_execute(&insert_failed, arguments, nulls);
-    internal_end(&sql);
+    writer_end(&failed_deliveries);
 
-    wake_event();
-    for (int i = 0; i < n; i++)
+    wake_events(1);
+    for (int i = 0; i < recipients.count; i++)
         wake_delivery(recipients.subscriptions[i], 1);
-    wake_results(0, 0, (uint64)n);
+    wake_results(0, 0, (uint64)recipients.count);
 }
 
 } // namespace whisperer::pg

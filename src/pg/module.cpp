@@ -5,6 +5,7 @@
 #include "pg/launcher.hpp"
 #include "pg/roster.hpp"
 #include "pg/settings.hpp"
+#include "pg/table_writer.hpp"
 #include "pg/wake.hpp"
 
 extern "C" {
@@ -46,6 +47,7 @@ void _PG_init(void) {
     roster_init();
     claims_init();
     wake_init();
+    writer_init();
     ddl_hooks_init();
     launcher_init();
 }

@@ -12,12 +12,17 @@ extern "C" {
 
 namespace whisperer::pg {
 
-void own_open(OwnTable *table, const char *name, const char *const *columns, int count) {
-    Assert(count <= OwnTable::max_columns);
+Oid own_relation(const char *name) {
     Oid relation = relation_of_name("whisperer", name);
     if (!OidIsValid(relation))
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE), errmsg("whisperer.%s does not exist", name),
                 errhint("The extension has been damaged: drop it and create it again."));
+    return relation;
+}
+
+void own_open(OwnTable *table, const char *name, const char *const *columns, int count) {
+    Assert(count <= OwnTable::max_columns);
+    Oid relation = own_relation(name);
     table->relation = table_open(relation, AccessShareLock);
     for (int i = 0; i < count; i++) {
         table->columns[i] = get_attnum(relation, columns[i]);

@@ -22,6 +22,9 @@ struct OwnTable {
     AttrNumber columns[max_columns];
 };
 
+// The table or index whisperer.<name>; an ERROR when there is none.
+Oid own_relation(const char *name);
+
 // Opens whisperer.<name>; an ERROR when there is none, or a column is missing. Released by own_close(), or by
 // an ERROR.
 void own_open(OwnTable *table, const char *name, const char *const *columns, int count);

@@ -153,14 +153,17 @@ namespace {
 PayloadText checked_text(Jsonb *json, const char *what) {
     StringInfoData text;
     initStringInfo(&text);
+    appendStringInfoSpaces(&text, VARHDRSZ); // so that it is a text without being copied
     JsonbToCString(&text, &json->root, VARSIZE(json));
-    if (text.len > setting_max_payload_size)
+    PayloadText result = {text.data + VARHDRSZ, text.len - VARHDRSZ, PointerGetDatum(text.data), json};
+    SET_VARSIZE(text.data, text.len);
+    if (result.len > setting_max_payload_size)
         ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-                errmsg("%s of %d bytes is larger than whisperer.max_payload_size", what, text.len),
+                errmsg("%s of %d bytes is larger than whisperer.max_payload_size", what, result.len),
                 errdetail("At most %d bytes are delivered.", setting_max_payload_size),
                 errhint("Deliver less of the row, or raise whisperer.max_payload_size."));
-    check_sendable_text(text.data, text.len, what);
-    return PayloadText{text.data, text.len, json};
+    check_sendable_text(result.data, result.len, what);
+    return result;
 }
 
 } // namespace

@@ -23,8 +23,9 @@ Jsonb *parse_json_object(const char *text, const char *argument);
 // The payload as it will be sent, as jsonb prints it, in the database's encoding. Checked against
 // whisperer.max_payload_size (54000, program limit) and that it can be made UTF-8 (22021). palloc'ed.
 struct PayloadText {
-    char *data; // terminated
+    char *data; // terminated; of `value`
     int len;
+    Datum value; // as text
     Jsonb *json; // the same
 };
 PayloadText payload_text(Jsonb *payload);

@@ -140,8 +140,8 @@ void wake_delivery(int64 subscription_id, uint64 deliveries) {
     any_bits = any_marks = true;
 }
 
-void wake_event() {
-    current_level()->events++;
+void wake_events(uint64 events) {
+    current_level()->events += events;
 }
 
 void wake_subscriptions() {

@@ -13,8 +13,8 @@ namespace whisperer::pg {
 // Deliveries of this subscription were written (inserted, or made due) by the current transaction.
 void wake_delivery(int64 subscription_id, uint64 deliveries);
 
-// One event was raised by the current transaction (for statistics and wait_until_settled).
-void wake_event();
+// Events were raised by the current transaction (for statistics and wait_until_settled).
+void wake_events(uint64 events);
 
 // Subscriptions changed: workers must reload them.
 void wake_subscriptions();
