@@ -194,8 +194,8 @@ TupleTableSlot *next_slot(WriterTable *table) {
     TupleTableSlot **slot = &table->slots[table->used];
     if (*slot == nullptr) {
         MemoryContext old = MemoryContextSwitchTo(table->memory);
-        *slot = MakeSingleTupleTableSlot(table->descriptor,
-                                         table_slot_callbacks(table->target->ri_RelationDesc));
+        *slot =
+            MakeSingleTupleTableSlot(table->descriptor, table_slot_callbacks(table->target->ri_RelationDesc));
         (*slot)->tts_tableOid = table->oid;
         MemoryContextSwitchTo(old);
     }
