@@ -53,7 +53,7 @@ EXTRA_CLEAN  = build $(OBJS:.o=.d) $(OBJS:.o=.bc) results tmp_check compile_comm
 # ---- PGXS -------------------------------------------------------------------------------------
 # The developers' targets must work before PostgreSQL is there (they install it), so PGXS is read
 # only when something else is wanted: all, install, uninstall, clean, installcheck, a file.
-DEVELOPER_TARGETS = setup demo test test-core test-regress test-pgtap test-tap test-long check pgbench-full bench \
+DEVELOPER_TARGETS = setup demo test test-core test-regress test-pgtap test-tap test-long check pgbench-full bench bench-full \
                     format format-check tidy help
 ifneq ($(filter-out $(DEVELOPER_TARGETS),$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell '$(PG_CONFIG)' --pgxs 2>/dev/null)
@@ -99,7 +99,8 @@ help:
 	@echo 'make test-tap      test/tap/*.t; TESTS="test/tap/001_*.t" for some of them'
 	@echo 'make test-long     the TAP tests with many repetitions (WHISPERER_LONG=1); TESTS=… for some of them'
 	@echo 'make pgbench-full  the pgbench test with 20,000 transactions'
-	@echo 'make bench         throughput beside plain libcurl, and latency'
+	@echo 'make bench         measure, and print one table: a quarter of an hour; SCENARIO=throughput,tls for some of it'
+	@echo 'make bench-full    the same with the scenarios of a million rows and more'
 	@echo 'make format        clang-format the sources; format-check only looks'
 	@echo 'make tidy          clang-tidy src/core'
 	@echo 'Settings: PG_MAJOR=15, PG_CONFIG=…, WERROR=1, WITH_LLVM=yes, KEEP=1 (keep the private servers'\'' files)'
@@ -127,7 +128,10 @@ pgbench-full: setup
 	@WHISPERER_PGBENCH_TRANSACTIONS=20000 scripts/test tap test/tap/010_pgbench.t
 
 bench: setup
-	@scripts/bench
+	@scripts/bench $(SCENARIO)
+
+bench-full: setup
+	@scripts/bench all
 
 CXX_SOURCES = $(shell git ls-files -co --exclude-standard '*.cpp' '*.hpp')
 format:
