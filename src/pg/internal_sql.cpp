@@ -13,7 +13,7 @@ namespace whisperer::pg {
 namespace {
 
 void pin(const char *name, const char *value) {
-    (void)set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+    (void)set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 SPIPlanPtr prepared(Statement *statement) {
@@ -40,6 +40,9 @@ void internal_begin(InternalSql *state) {
     // end when they are large. (What has no index then looks so dear that it would be compiled.)
     pin("enable_seqscan", "off");
     pin("jit", "off");
+    // A plan has the values of its arguments: what a serializer made of data that the caller may not read.
+    if (Debug_print_plan)
+        pin("debug_print_plan", "off");
     int rc = SPI_connect();
     if (rc != SPI_OK_CONNECT)
         elog(ERROR, "whisperer could not connect to SPI: %s", SPI_result_code_string(rc));
@@ -51,6 +54,11 @@ void internal_end(const InternalSql *state) {
         elog(ERROR, "whisperer could not leave SPI: %s", SPI_result_code_string(rc));
     AtEOXact_GUC(false, state->guc_level);
     SetUserIdAndSecContext(state->saved_user, state->saved_context);
+}
+
+void internal_hide_values() {
+    if (GetConfigOption("auto_explain.log_min_duration", true, false) != nullptr)
+        pin("auto_explain.log_min_duration", "-1");
 }
 
 uint64 internal_execute(Statement *statement, Datum *arguments, const char *nulls, long limit) {

@@ -41,6 +41,10 @@ int neutral_settings_begin() {
     if (extra_float_digits < 1)
         (void)set_config_option("extra_float_digits", "1", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
                                 0, false);
+    // What the function's own statements hold, the caller may not see.
+    if (Debug_print_parse || Debug_print_rewritten || Debug_print_plan)
+        for (const char *name : {"debug_print_parse", "debug_print_rewritten", "debug_print_plan"})
+            (void)set_config_option(name, "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
     return level;
 }
 

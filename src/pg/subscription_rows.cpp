@@ -135,6 +135,7 @@ void write_subscription_secrets(int64 id, const SubscriptionInput &input) {
     arguments.add_text(input.secret_key);
     arguments.add(BoolGetDatum((input.given & FIELD_AUTH) != 0));
     arguments.add_jsonb(input.auth);
+    internal_hide_values();
     internal_execute(&keep, arguments.values, arguments.nulls);
     internal_execute(&tidy, arguments.values);
 }

@@ -69,6 +69,9 @@ CREATE POLICY visible ON whisperer.history FOR SELECT USING (whisperer.may_see(s
 ALTER TABLE whisperer.function_failure ENABLE ROW LEVEL SECURITY;
 CREATE POLICY visible ON whisperer.function_failure FOR SELECT USING (whisperer.may_see(subscription_id));
 
+-- A list for all who may read it at all.
+CREATE POLICY visible ON whisperer.custom_countdown FOR SELECT USING (true);
+
 -- ---- Columns on which nobody has privileges, as far as the caller may see them
 -- Costly, as they are: the planner then computes them after a sort and a limit, for the rows shown only.
 
