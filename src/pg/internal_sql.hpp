@@ -22,8 +22,8 @@ struct InternalSql {
 void internal_begin(InternalSql *state);
 void internal_end(const InternalSql *state);
 
-// From here to internal_end() no plan is logged by auto_explain, whose plans have the values of arguments. For
-// what is to be in no log at all.
+// From here to internal_end() no plan is logged by auto_explain, whose plans have the values of arguments.
+// For what is to be in no log at all.
 void internal_hide_values();
 
 // One statement of ours, prepared once per process and kept. Declare it static at file or function scope:
