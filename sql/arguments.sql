@@ -275,7 +275,7 @@ SELECT command || E'\n' || pg_temp.error_of(command) FROM (VALUES
 \echo ==== nothing of this changed anything
 SELECT id, event_type, target_url FROM whisperer.subscriptions;
 SELECT event_type FROM whisperer.event_types;
-SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgrelid <> 'whisperer.home'::regclass;
+SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgrelid::regclass::text NOT LIKE 'whisperer.%';
 SELECT count(*) FROM whisperer.subscription_secret;
 
 SET client_min_messages = warning;

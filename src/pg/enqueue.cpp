@@ -1,8 +1,6 @@
 #include "pg/prelude.hpp"
 
 #include "pg/enqueue.hpp"
-#include "pg/errors.hpp"
-#include "pg/internal_sql.hpp"
 #include "pg/table_writer.hpp"
 #include "pg/wake.hpp"
 
@@ -29,25 +27,6 @@ constexpr int inline_payload_limit = 1900;
 // Bodies that a customizer made are written when there are so many of them, or so many bytes.
 constexpr size_t bodies_at_once = 1000;
 constexpr size_t body_bytes_at_once = 4 * 1024 * 1024;
-
-enum FindColumn {
-    FIND_SUBSCRIPTION = 1,
-    FIND_SERIALIZER,
-    FIND_CUSTOMIZER,
-    FIND_OWNER_OID,
-    FIND_OWNER_NAME,
-    FIND_OWNER_SYSTEM
-};
-
-Statement find_statement = {
-    "SELECT s.id, t.serializer, t.customizer, t.owner_oid, t.owner_name, t.owner_system FROM "
-    "whisperer.event_type_entry t"
-    " LEFT JOIN whisperer.subscription s ON s.event_type = t.event_type AND s.is_active"
-    "  AND s.ended_date IS NULL AND ($2 IS NULL OR s.config OPERATOR(pg_catalog.@>) $2)"
-    " WHERE t.event_type = $1",
-    2,
-    {TEXTOID, JSONBOID},
-    nullptr};
 
 // ---- Rows
 
@@ -209,50 +188,7 @@ void write_with_bodies(Enqueued *all) {
     pfree(all->bodies);
 }
 
-const char *found_text(FindColumn column) {
-    bool is_null;
-    Datum value = spi_value(0, column, &is_null);
-    return is_null ? nullptr : TextDatumGetCString(value);
-}
-
-// The owner is of no interest where there is nothing to run as it.
-EventFunctions read_functions(const char *event_type) {
-    EventFunctions result = {
-        event_type, found_text(FIND_SERIALIZER), found_text(FIND_CUSTOMIZER), InvalidOid, nullptr, 0};
-    if (result.serializer != nullptr || result.customizer != nullptr) {
-        bool is_null;
-        result.owner_oid = DatumGetObjectId(spi_value(0, FIND_OWNER_OID, &is_null));
-        result.owner_name = found_text(FIND_OWNER_NAME);
-        result.owner_system = DatumGetInt64(spi_value(0, FIND_OWNER_SYSTEM, &is_null));
-    }
-    return result;
-}
-
 } // namespace
-
-Recipients find_recipients(const char *event_type, Jsonb *config_filter) {
-    MemoryContext caller = CurrentMemoryContext;
-    InternalSql sql;
-    internal_begin(&sql);
-    Datum arguments[2] = {CStringGetTextDatum(event_type), JsonbPGetDatum(config_filter)};
-    uint64 rows = internal_execute(&find_statement, arguments, config_filter == nullptr ? " n" : nullptr);
-    if (rows == 0)
-        ereport(ERROR, errcode(ERRCODE_WH_NO_EVENT_TYPE),
-                errmsg("event type \"%s\" is not registered", event_type),
-                errhint("Register it with whisperer.register_event_type(); whisperer.event_types lists those "
-                        "there are."));
-    MemoryContext internal = MemoryContextSwitchTo(caller);
-    Recipients result = {(int64 *)palloc(sizeof(int64) * rows), 0, read_functions(event_type)};
-    MemoryContextSwitchTo(internal);
-    for (uint64 i = 0; i < rows; i++) {
-        bool is_null;
-        Datum id = spi_value(i, FIND_SUBSCRIPTION, &is_null);
-        if (!is_null)
-            result.subscriptions[result.count++] = DatumGetInt64(id);
-    }
-    internal_end(&sql);
-    return result;
-}
 
 pg_uuid_t new_uuid() {
     constexpr int64 epoch_shift = (int64)(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;

@@ -2,27 +2,14 @@
 // whisperer.delivery.
 #pragma once
 
-#include "pg/event_functions.hpp"
 #include "pg/prelude.hpp"
+#include "pg/recipients.hpp"
 
 extern "C" {
-#include "utils/jsonb.h"
 #include "utils/uuid.h"
 }
 
 namespace whisperer::pg {
-
-// Who gets an event type now, the active subscriptions visible to this statement, and what makes its payload
-// and bodies. palloc'ed.
-struct Recipients {
-    int64 *subscriptions;
-    int count;
-    EventFunctions functions;
-};
-
-// Raises WH004 when the event type is not registered. `config_filter` may be null; else only subscriptions
-// whose own config keys contain it. Runs its own internal SQL.
-Recipients find_recipients(const char *event_type, Jsonb *config_filter);
 
 // What the events of one batch have in common. Relation: of the row, both null if it has none.
 struct EventOrigin {

@@ -3,6 +3,7 @@
 #include "pg/claims.hpp"
 #include "pg/ddl_hooks.hpp"
 #include "pg/launcher.hpp"
+#include "pg/recipients.hpp"
 #include "pg/roster.hpp"
 #include "pg/settings.hpp"
 #include "pg/table_writer.hpp"
@@ -48,6 +49,7 @@ void _PG_init(void) {
     claims_init();
     wake_init();
     writer_init();
+    recipients_init();
     ddl_hooks_init();
     launcher_init();
 }
