@@ -56,7 +56,6 @@ struct JobWorker {
     uint32 seen;          // jobs_written at the last look
     MemoryContext memory; // of one call
     MemoryContext loop;   // reset in each round
-    bool left_work;       // jobs were given back
     int64 scan_at;        // then everything is looked at from the beginning
 };
 JobWorker worker;
@@ -65,7 +64,29 @@ pg_atomic_uint32 *jobs_written() {
     return &worker.self->database_slot->jobs_written[(int)worker.kind];
 }
 
+// Who has waited longest; null: nobody.
+OwnerQueue *next_queue() {
+    OwnerQueue *next = nullptr;
+    for (int i = 0; i < worker.queues.count; i++) {
+        OwnerQueue *queue = &worker.queues.list[i];
+        if (queue->has_work && (next == nullptr || queue->served < next->served))
+            next = queue;
+    }
+    return next;
+}
+
+// See roster_jobs_written(). True: nobody has written anything since the last look.
+bool may_leave() {
+    pg_atomic_write_u32(&worker.self->slot->leaving, 1);
+    pg_memory_barrier();
+    return pg_atomic_read_u32(jobs_written()) == worker.seen;
+}
+
 [[noreturn]] void leave() {
+    // Asked to, but perhaps only this process: what it knows of, or was woken for, another one must do.
+    if (worker_must_stop(worker.self) && worker.self->database_slot != nullptr &&
+        (!may_leave() || next_queue() != nullptr))
+        roster_want_worker(worker.self->database_slot, worker.kind);
     proc_exit(0);
 }
 
@@ -236,7 +257,6 @@ void give_back(OwnerQueue *queue, const TakenJobs *taken, int from) {
     for (int i = from; i < taken->count; i++)
         queue_give_back(worker.kind, queue, taken->jobs[i]);
     commit();
-    worker.left_work = true;
 }
 
 bool others_wait(const OwnerQueue *queue) {
@@ -269,17 +289,6 @@ void take_turn(OwnerQueue *queue) {
     queue->batch = quick ? Min(queue->batch * 2, most_jobs_at_once) : Max(done / 2, 1);
 }
 
-// Who has waited longest; null: nobody.
-OwnerQueue *next_queue() {
-    OwnerQueue *next = nullptr;
-    for (int i = 0; i < worker.queues.count; i++) {
-        OwnerQueue *queue = &worker.queues.list[i];
-        if (queue->has_work && (next == nullptr || queue->served < next->served))
-            next = queue;
-    }
-    return next;
-}
-
 // ---- The loop
 // -----------------------------------------------------------------------------------------------------------
 
@@ -291,14 +300,14 @@ void look() {
             worker.queues.list[i].mark = 0;
     }
     worker.seen = pg_atomic_read_u32(jobs_written());
-    worker.left_work = false;
     pg_memory_barrier();
     begin();
-    if (!may_work()) {
-        commit();
-        leave();
-    }
-    (void)queues_look(&worker.queues);
+    // Not allowed to work is as good as without work: when that changes there may be no other wake.
+    if (may_work())
+        (void)queues_look(&worker.queues);
+    else
+        for (int i = 0; i < worker.queues.count; i++)
+            worker.queues.list[i].has_work = false;
     commit();
 }
 
@@ -318,16 +327,6 @@ bool serve() {
         MemoryContextReset(worker.loop);
     }
     return served;
-}
-
-// See roster_jobs_written(). True: nobody has written anything since the last look.
-bool may_leave() {
-    pg_atomic_write_u32(&worker.self->slot->leaving, 1);
-    pg_memory_barrier();
-    if (pg_atomic_read_u32(jobs_written()) == worker.seen)
-        return true;
-    pg_atomic_write_u32(&worker.self->slot->leaving, 0);
-    return false;
 }
 
 void wait_for_work(int64 until) {
@@ -359,6 +358,7 @@ void run() {
         int64 until = idle_since + idle_time;
         if (monotonic_micros() >= until && may_leave())
             leave();
+        pg_atomic_write_u32(&worker.self->slot->leaving, 0);
         wait_for_work(until);
     }
 }
@@ -378,10 +378,6 @@ void start(Datum main_arg, JobKind kind) {
     MemoryContextSwitchTo(worker.loop);
     record_overruns();
     run();
-    if (worker.left_work) { // asked to leave, but perhaps only this process
-        pg_atomic_write_u32(&worker.self->slot->leaving, 1);
-        roster_jobs_written(kind);
-    }
     leave();
 }
 

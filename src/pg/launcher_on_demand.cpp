@@ -36,16 +36,22 @@ int64 job_worker_start(Entry *entry, DatabaseSlot *slot, JobKind kind, int64 now
     WorkerKind worker = job_worker(kind);
     if (pg_atomic_read_u32(&slot->workers_wanted[number]) == 0)
         return never;
+    if (!setting_enabled) // others may have heard of a change before this process: it stays wanted
+        return never;
     if (now < entry->next_job_worker[number])
         return entry->next_job_worker[number];
     pg_atomic_write_u32(&slot->workers_wanted[number], 0);
-    if (!setting_enabled || slot_count(worker, entry->database) >= most_job_workers[number] ||
-        slot_wake_idle(worker, entry->database))
+    // Counted, so that an idle one that is about to leave does not.
+    pg_atomic_fetch_add_u32(&slot->jobs_written[number], 1);
+    if (slot_wake_idle(worker, entry->database))
         return never;
+    bool room = slot_count(worker, entry->database) < most_job_workers[number];
     SlotRequest request = {worker, entry->database, entry->extension, 0, 1, slot->generation};
-    if (process_register(entry, request))
+    if (room && process_register(entry, request))
         return never;
     pg_atomic_write_u32(&slot->workers_wanted[number], 1);
+    if (!room) // those that leave are counted, too: the end of one wakes us
+        return never;
     return entry->next_job_worker[number] = now + slot_retry;
 }
 
