@@ -12,7 +12,8 @@ use Whisperer::Receiver;
 my $events = 1000;
 my $receiver = Whisperer::Receiver->new(
 	listen => [ { name => 'main' }, { name => 'silent', accept => 'hang' }, { name => 'down' } ]);
-my $node = Whisperer::Node->started('main');
+# A time-out that a bad neighbour would cost others shows on any machine.
+my $node = Whisperer::Node->started('main', settings => 'whisperer.request_timeout = 60');
 
 $receiver->unlisten('down');
 $node->safe_psql(
@@ -39,8 +40,8 @@ sub seconds_for
 my $alone = seconds_for('alone', '/alone');
 my $together = seconds_for('together', '/healthy');
 note sprintf 'alone %.2f s, beside three bad ones %.2f s', $alone, $together;
-# Four times as many rows are written; a bad neighbour would cost a time-out of 10 s.
-cmp_ok($together, '<', 4 * $alone + 3, 'the healthy one is served as if the others were not there');
+# Four times as many rows are written.
+cmp_ok($together, '<', 4 * $alone + 30, 'the healthy one is served as if the others were not there');
 is(scalar($receiver->requests(path => '/healthy', brief => 1)), $events, 'each event once');
 $node->poll_until('postgres',
 	q{SELECT pending FROM whisperer.subscription_health WHERE target_url LIKE '%/healthy'}, '0');
@@ -68,6 +69,6 @@ is( $node->safe_psql('postgres', q{SELECT count(*) FROM whisperer.webhook_events
 # A shutdown does not wait for them.
 my $start = time();
 $node->stop('fast');
-cmp_ok(time() - $start, '<', 10, 'a fast shutdown is fast');
+cmp_ok(time() - $start, '<', 30, 'a fast shutdown is fast');
 
 done_testing();

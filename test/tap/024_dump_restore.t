@@ -35,7 +35,7 @@ $receiver->await('/in', 2);
 $node->poll_until('source', 'SELECT retry_count >= 1 FROM whisperer.pending');
 $node->safe_psql('postgres', 'ALTER SYSTEM SET whisperer.enabled = off');
 $node->reload;
-$node->poll_until('source', 'SHOW whisperer.enabled', 'off');
+$node->poll_until('source', q{SELECT state FROM whisperer.workers WHERE kind = 'delivery' AND database = 'source'}, 'disabled');
 $node->safe_psql('source', 'INSERT INTO thing SELECT generate_series(3, 5)');
 is($node->safe_psql('source', 'SELECT count(*) FROM whisperer.pending'), '4', 'four are pending in the source');
 
@@ -111,7 +111,7 @@ for my $copy (@copies)
 	# The trigger came along.
 	$server->safe_psql($database, 'INSERT INTO thing VALUES (7)');
 	$receiver->await('/in', 6);
-	is($server->safe_psql($database, $held_state), 'f', "$database: it shows as held no longer");
+	ok($server->poll_until($database, $held_state, 'f'), "$database: it shows as held no longer");
 }
 
 # Not a copy: the same database under another name, and after a restart.

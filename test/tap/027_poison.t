@@ -11,7 +11,7 @@ use Time::HiRes qw(time usleep);
 use Whisperer::Node;
 use Whisperer::Receiver;
 
-my $node = Whisperer::Node->started('main');
+my $node = Whisperer::Node->started('main', settings => 'whisperer.request_timeout = 600');
 my $receiver = Whisperer::Receiver->new;
 $receiver->answer($_, { hang => 'request' }) for '/1', '/2';
 $node->safe_psql('postgres', qq{

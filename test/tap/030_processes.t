@@ -40,7 +40,7 @@ is( $node->safe_psql(
 	'the view of the processes');
 is( $node->safe_psql(
 		'postgres', q{SELECT count(*) FROM whisperer.workers w JOIN pg_stat_activity a USING (pid)
-			WHERE a.backend_type = 'whisperer ' || w.kind AND a.application_name LIKE a.backend_type || '%'}),
+			WHERE w.kind IN ('launcher', 'delivery') AND a.backend_type = 'whisperer ' || w.kind AND a.application_name LIKE a.backend_type || '%'}),
 	3,
 	'pg_stat_activity knows them by telling names');
 
@@ -75,7 +75,9 @@ foreach my $database (qw(postgres shop))
 $receiver->await("/$_", 3) foreach qw(postgres shop);
 $node->wait_settled($_) foreach qw(postgres shop);
 my $totals = 'SELECT events, deliveries, attempts, delivered, failed, cancelled, callbacks, callback_errors FROM whisperer.statistics';
-is($node->safe_psql('shop', $totals), '3|3|3|3|0|0|0|0', 'totals of a database');
+# Counted a moment after it can be seen.
+$node->poll_until('shop', $totals, '3|3|3|3|0|0|0|0');
+pass('totals of a database');
 $node->safe_psql(
 	'shop', q{
 	BEGIN;
@@ -92,7 +94,8 @@ $node->safe_psql(
 	COMMIT});
 $node->safe_psql('shop', q{BEGIN; SELECT whisperer.deliver_event('{}'::jsonb, 'made'); ROLLBACK});
 $node->wait_settled('shop');
-is($node->safe_psql('shop', $totals), '5|5|5|5|0|0|0|0', 'what was rolled back is not counted');
+$node->poll_until('shop', $totals, '5|5|5|5|0|0|0|0');
+pass('what was rolled back is not counted');
 
 # A restart keeps the totals; a reset does not.
 $node->restart;
@@ -123,8 +126,8 @@ $node->safe_psql('postgres', 'ALTER DATABASE shop SET whisperer.enabled = off');
 $node->poll_until('postgres', q{SELECT state FROM whisperer.workers WHERE kind = 'delivery' AND database = 'shop'},
 	'disabled');
 $node->safe_psql('shop', q{SELECT whisperer.deliver_event('{}'::jsonb, 'made')});
-is( $node->safe_psql('postgres', q{SELECT state FROM whisperer.workers WHERE kind = 'delivery' AND database = 'postgres'}),
-	'idle', 'the other database is not disabled');
+$node->poll_until('postgres', q{SELECT state FROM whisperer.workers WHERE kind = 'delivery' AND database = 'postgres'}, 'idle');
+pass('the other database is not disabled');
 is($receiver->count(path => '/shop'), 25, 'nothing is sent');
 $node->safe_psql('postgres', 'ALTER DATABASE shop RESET whisperer.enabled');
 $node->wait_settled('shop');

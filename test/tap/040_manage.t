@@ -133,7 +133,7 @@ for my $isolation ('READ COMMITTED', 'REPEATABLE READ')
 for my $adopted ('NULL', q{'2100-01-01'})
 {
 	fresh(1 => 'pending');
-	$two->start(q{SELECT whisperer.wait_until_settled('3 s')});
+	$two->start(q{SELECT whisperer.wait_until_settled('5 s')});
 	$two->until_it_waits('Extension');
 	$one->run('BEGIN; ' . retry(1) . "; UPDATE whisperer.delivery SET due = $adopted; COMMIT");
 	is($two->finish, 'f', "retried meanwhile, due $adopted: it still waits");

@@ -10,7 +10,7 @@ use Test::More;
 use Whisperer::Node;
 use Whisperer::Receiver;
 
-my $node = Whisperer::Node->started('main', settings => 'work_mem = 64kB');
+my $node = Whisperer::Node->started('main', settings => "work_mem = 64kB\nwhisperer.request_timeout = 100");
 my $receiver = Whisperer::Receiver->new;
 
 $node->safe_psql('postgres', q{SELECT whisperer.register_event_type('t')});
@@ -21,7 +21,7 @@ $receiver->behave(path => '/in', steps => [ { status => 200 }, { hang => 'reques
 my $url = $receiver->url('/in');
 $node->safe_psql('postgres', qq{SELECT whisperer.subscribe('t', '$url', config => '{"max_in_flight": 1}')});
 $node->safe_psql('postgres', q{SELECT whisperer.deliver_event('{"n": 0}', 't')});
-$node->wait_settled('postgres', 60);
+$node->wait_settled;
 $node->safe_psql('postgres', q{SELECT whisperer.deliver_event(jsonb_build_object('n', n), 't') FROM generate_series(1, 3) n});
 $receiver->await('/in', 2);
 my @uuids = split /\n/, $node->safe_psql('postgres',
@@ -31,7 +31,7 @@ my %hanging = map { $_->{id} => 1 } $receiver->requests(path => '/in');
 my ($victim) = grep { !$hanging{$_} } @uuids;
 $node->safe_psql('postgres', "SELECT whisperer.cancel('$victim')");
 $receiver->release('/in');
-$node->wait_settled('postgres', 60);
+$node->wait_settled;
 my %sent = map { $_->{id} => 1 } $receiver->requests(path => '/in');
 ok(!$sent{$victim}, 'the cancelled one was not sent');
 is($node->safe_psql('postgres', "SELECT state FROM whisperer.webhook_events WHERE uuid = '$victim'"),
@@ -46,7 +46,7 @@ $node->safe_psql('postgres', qq{
 	CREATE TRIGGER all_rows AFTER INSERT ON item REFERENCING NEW TABLE AS rows
 		FOR EACH STATEMENT EXECUTE FUNCTION whisperer.deliver_event_trigger('bulk')});
 $node->safe_psql('postgres', q{INSERT INTO item SELECT n, repeat('x', 200) FROM generate_series(1, 3000) n});
-$node->wait_settled('postgres', 60);
+$node->wait_settled;
 is($receiver->count(path => '/bulk'), 3000, 'every row of a transition table on disk was delivered');
 
 $node->stop;

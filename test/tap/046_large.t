@@ -30,7 +30,7 @@ $receiver->await('/in', $responses, brief => 1);
 $node->poll_until('postgres',
 	q{SELECT in_flight, state FROM whisperer.workers WHERE kind = 'delivery'}, '0|waiting after an error');
 $node->safe_psql('postgres', 'DROP TRIGGER refuse ON whisperer.history');
-$node->wait_settled('postgres', 120);
+$node->wait_settled;
 is($node->safe_psql('postgres',
 		q{SELECT count(*) FROM whisperer.webhook_events WHERE delivered AND octet_length(response_content) > 64 * 1024 * 1024}),
 	$responses, 'large responses are recorded');
@@ -41,7 +41,7 @@ $node->safe_psql('postgres', qq{
 	SELECT whisperer.register_event_type('large');
 	SELECT whisperer.subscribe('large', '$other', config => '{"request_timeout": 60}')});
 $node->safe_psql('postgres', q{SELECT whisperer.deliver_event(jsonb_build_object('a', repeat('x', 8 * 1024 * 1024)), 'large')});
-$node->wait_settled('postgres', 120);
+$node->wait_settled;
 is($node->safe_psql('postgres', q{SELECT delivered FROM whisperer.webhook_events WHERE event_type = 'large'}),
 	't', 'a body of 8 MB is delivered');
 

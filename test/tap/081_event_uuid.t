@@ -9,7 +9,7 @@ use Test::More;
 use Whisperer::Node;
 use Whisperer::Receiver;
 
-my $node = Whisperer::Node->started('main');
+my $node = Whisperer::Node->started('main', settings => 'whisperer.request_timeout = 600');
 my $receiver = Whisperer::Receiver->new;
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
@@ -77,7 +77,7 @@ is(scalar $receiver->requests(path => '/waits'), 3, 'in three requests');
 # ---- One that the worker has read, and holds behind another that hangs; the session sends it first. The worker learns.
 $receiver->answer('/ahead', {status => 200}, {hang => 'request'}, {status => 500}, {status => 200});
 my ($first, $ahead) = delivery('/ahead', qq{config => '{"max_in_flight": 1}', $hour});
-$node->wait_settled('postgres', 60);
+$node->wait_settled;
 sql(q{SELECT whisperer.deliver_event(jsonb_build_object('n', n), 'ahead') FROM generate_series(1, 3) n});
 $receiver->await('/ahead', 2);
 my %flying = map { $_->{id} => 1 } $receiver->requests(path => '/ahead');

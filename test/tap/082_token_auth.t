@@ -127,7 +127,7 @@ like(failed('hangs'), qr{^\|token request to \Q$origin\E failed: no response wit
 $receiver->release('/login/hangs');
 
 # ---- While one asks, its others wait, and nobody else does.
-subscribe('slow', '', '');
+subscribe('slow', '', ', "request_timeout": 600');
 $receiver->answer('/login/slow', {hang => 'request', body => '{"key": "slow"}'});
 raise('slow', 10);
 $receiver->await('/login/slow', 1);

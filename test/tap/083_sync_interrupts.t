@@ -13,8 +13,8 @@ use Test::More;
 use Whisperer::Node;
 use Whisperer::Receiver;
 
-# Of three tries the best counts: the machine may be busy with something else.
-use constant { TRIES => 3, LIMIT => 100 };
+# The best of some tries counts: the machine may be busy with something else.
+use constant { TRIES => 10, LIMIT => 100 };
 
 # A look-up of hang.test never ends.
 my $directory = File::Spec->rel2abs(PostgreSQL::Test::Utils::tempdir());
@@ -76,14 +76,23 @@ sub interrupted_after
 	return $took;
 }
 
+# What tries took, until one was in time.
+sub tries
+{
+	my ($try) = @_;
+	my @took;
+	do { push @took, $try->() } until $took[-1] < LIMIT || @took == TRIES;
+	return @took;
+}
+
 for my $type ('receiver', 'look-up')
 {
 	for my $how ('pg_cancel_backend', 'pg_terminate_backend')
 	{
-		my @took = map { interrupted_after($type, $how) } 1 .. TRIES;
+		my @took = tries(sub { interrupted_after($type, $how) });
 		cmp_ok(min(@took), '<', LIMIT, "$how while a $type hangs (@took ms)");
 	}
-	my @took = map {
+	my @took = tries(sub {
 		my ($rc, $out, $err) = $node->psql('postgres', qq{
 			\\set VERBOSITY sqlstate
 			SET statement_timeout = '200ms';
@@ -92,8 +101,8 @@ for my $type ('receiver', 'look-up')
 			\\echo :SQLSTATE
 			SELECT (extract(epoch FROM clock_timestamp() - :'began'::timestamptz) * 1000)::int - 200}, on_error_stop => 0);
 		like($out, qr/^57014$/m, "statement_timeout while a $type hangs");
-		(split /\n/, $out)[-1];
-	} 1 .. TRIES;
+		return (split /\n/, $out)[-1];
+	});
 	cmp_ok(min(@took), '<', LIMIT, "in time (@took ms late)");
 }
 

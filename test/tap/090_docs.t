@@ -111,7 +111,7 @@ sub runs
 sub wait_for
 {
 	my ($where, $database, $query) = @_;
-	ok(eval { $node->poll_until($database, $query, 't', 60) }, "$where: $query") or diag($@);
+	ok(eval { $node->poll_until($database, $query) }, "$where: $query") or diag($@);
 	return;
 }
 

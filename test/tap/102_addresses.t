@@ -63,7 +63,7 @@ is($receiver->statistics->{open}{main}, 1, 'the connection is kept');
 
 allow('10.0.0.0/8');
 my $closed = 0;
-for (1 .. 500) { last if $closed = $receiver->statistics->{open}{main} == 0; select undef, undef, undef, 0.02; }
+for (1 .. 5000) { last if $closed = $receiver->statistics->{open}{main} == 0; select undef, undef, undef, 0.02; }
 ok($closed, 'a change of the setting closes connections kept alive');
 sql(q{SELECT whisperer.deliver_event('{}', 'mine')});
 $node->poll_until('postgres', q{SELECT retry_count > 1 AND error ~ 'allowed_networks' FROM whisperer.pending WHERE event_type = 'mine'});

@@ -31,14 +31,17 @@ $node->poll_until('postgres', q{SELECT paused_until > now() FROM whisperer.subsc
 raise('busy', 3);
 raise('free', 3);
 $receiver->await('/free', 3);
-is($receiver->count(path => '/busy'), 1, 'nothing more is sent to the subscription, and others are served');
+# However long that took: nothing came before its time.
+sub held_back { my ($one, @more) = $receiver->requests(path => '/busy'); return !grep { $_->{arrived} - $one->{arrived} < 4.9 } @more; }
+ok(held_back(), 'nothing more is sent to the subscription, and others are served');
 sql("SELECT whisperer.retry('$first')");
+# What a crash finds sent and not yet recorded would be sent again.
+$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.pending WHERE event_type = 'free'}, '0');
 $node->crash_and_start;
 raise('free', 3);
 $receiver->await('/free', 6);
-is($receiver->count(path => '/busy'), 1, 'also after a crash, and retry() does not lift it');
 my @busy = $receiver->await('/busy', 5);
-cmp_ok($busy[1]{arrived} - $busy[0]{arrived}, '>=', 4.9, 'sent when the time is over');
+ok(held_back(), 'also after a crash, and retry() does not lift it: sent when the time is over');
 cmp_ok($busy[4]{arrived} - $busy[0]{arrived}, '<', 60, '... and soon');
 $node->wait_settled;
 is(sql(q{SELECT consecutive_failures, coalesce(paused_until, '-infinity') < now(), last_status FROM whisperer.subscription_health WHERE event_type = 'busy'}),
@@ -143,7 +146,7 @@ my ($ended, @waiting) = raise('late', 3);
 $receiver->await('/late', 1);
 sql("SELECT whisperer.unsubscribe($late)");
 $receiver->release('/late');
-$node->wait_settled('postgres', 30) if sql("SELECT count(*) FROM whisperer.pending WHERE event_type = 'late'") > 0;
+$node->wait_settled if sql("SELECT count(*) FROM whisperer.pending WHERE event_type = 'late'") > 0;
 $node->poll_until('postgres', "SELECT string_agg(DISTINCT state, ',') FROM whisperer.webhook_events WHERE uuid IN ('$ended', '" . join("', '", @waiting) . "')", 'cancelled');
 pass('unsubscribed: what was pending is cancelled');
 is(sql("SELECT count(*) FROM whisperer.webhook_events WHERE subscription_id = $late"), '6', 'and the history stays');

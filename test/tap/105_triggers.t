@@ -24,7 +24,7 @@ sub raised
 	my ($sql, $database_user) = @_;
 	$receiver->forget;
 	sql($sql);
-	$node->wait_settled('postgres', 60);
+	$node->wait_settled;
 	my %relation = map { split /\|/ } split /\n/, sql('SELECT uuid, coalesce(relation::text, \'none\') FROM whisperer.webhook_events');
 	return join "\n", sort map { $_->{body} =~ /"payload": (.*)\}$/s or die; "$relation{$_->{id}} $1" } $receiver->requests;
 }

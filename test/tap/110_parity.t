@@ -19,7 +19,7 @@ my $node;
 	my $home = File::Spec->rel2abs(PostgreSQL::Test::Utils::tempdir());
 	append_to_file("$home/.netrc", "machine 127.0.0.1 login netrc password netrc\ndefault login netrc password netrc\n");
 	local @ENV{qw(HOME http_proxy HTTP_PROXY https_proxy all_proxy ALL_PROXY)} = ($home, ('http://127.0.0.1:1') x 5);
-	$node = Whisperer::Node->started('main', settings => "whisperer.safety_scan_interval = '1h'");
+	$node = Whisperer::Node->started('main');
 }
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 # The SQLSTATE of a statement, or what it answered.
@@ -79,6 +79,7 @@ my $cancelled = deliver('ending');
 until_event($cancelled, 'state, retry_count > 0', 'pending|t');
 sql("SELECT whisperer.unsubscribe($ending)");
 $node->wait_settled;
+$node->poll_until('postgres', 'SELECT count(*) FROM whisperer.in_flight_list()', '0');
 my $made = $receiver->count(path => '/ending');
 my $other = subscribe('other', now_and_then(1));
 $receiver->answer('/other', { status => 500 }, { status => 200 });
@@ -196,19 +197,20 @@ $receiver->release('/crash');
 
 # Row 34: nobody is there to send: the caller does not wait for it, and nothing is lost.
 setting('whisperer.enabled', 'off');
+$node->poll_until('postgres', q{SELECT state FROM whisperer.workers WHERE kind = 'delivery'}, 'disabled');
 my $start = time();
 my $stored = deliver('text', '{"n": 4}');
-cmp_ok(time() - $start, '<', 3, 'parity row 34: the caller waits for nobody');
+cmp_ok(time() - $start, '<', 30, 'parity row 34: the caller waits for nobody');
 is(sql("SELECT state FROM whisperer.webhook_events WHERE uuid = '$stored'"), 'pending', '... and gets no error');
 setting('whisperer.enabled', 'on');
 ok(until_event($stored, 'state', 'delivered'), '... it is sent when somebody is');
 
 # Row 35: (connect, read); the second bounds the whole response, not each piece of it.
-setting('whisperer.request_timeout', '(5, 0.5)');
+setting('whisperer.request_timeout', '(20, 2)');
 subscribe('trickle', now_and_then(3000));
 $receiver->answer('/trickle', { body_size => 100, trickle => { bytes => 1, interval => 50 } });
 my $trickle = deliver('trickle');
-ok(until_event($trickle, q(retry_count, error ~ '^the response was not complete within 0.5 s'), '1|t'), 'parity row 35: two numbers; a receiver that trickles is cut off');
+ok(until_event($trickle, q(retry_count, error ~ '^the response was not complete within 2 s'), '1|t'), 'parity row 35: two numbers; a receiver that trickles is cut off');
 setting('whisperer.request_timeout', '7');
 is(sql('SHOW whisperer.request_timeout'), '7', 'parity row 35: one number');
 
@@ -219,6 +221,7 @@ setting('whisperer.safety_scan_interval', '1s');
 ok(until_event($unannounced, 'state', 'delivered'), 'parity row 36: the safety scan finds what nobody announced');
 
 # Row 37: settled ones, of that age, so many.
+$node->poll_until('postgres', 'SELECT count(*) FROM whisperer.pending WHERE retry_count = 0', '0');
 sql(q{UPDATE whisperer.history SET modified_date = now() - interval '13 weeks' WHERE event_type IN ('text', 'filtered')});
 my ($old, $young) = split /\|/, sql(q{SELECT count(*) FILTER (WHERE modified_date < now() - interval '12 weeks'), count(*) FILTER (WHERE modified_date > now() - interval '12 weeks')
 	FROM whisperer.history});

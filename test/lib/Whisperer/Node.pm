@@ -22,7 +22,8 @@ sub started
 	return $self;
 }
 
-# init's own options, and: settings (lines for postgresql.conf); encoding and locale of the cluster.
+# init's own options, and: settings (lines for postgresql.conf); encoding and locale of the cluster. The safety scan comes too
+# late to help, so that a wake that is lost makes a test fail, and not only take a minute longer.
 sub init
 {
 	my ($self, %options) = @_;
@@ -40,6 +41,7 @@ max_worker_processes = 32
 max_prepared_transactions = 10
 shared_preload_libraries = 'whisperer'
 whisperer.allowed_networks = '127.0.0.0/8, ::1/128'
+whisperer.safety_scan_interval = 1h
 $settings
 CONF
 	return;
