@@ -176,7 +176,7 @@ for my $name (sort keys %cases)
 sql($statements);
 sql("SELECT whisperer.deliver_event('{}', event_type) FROM whisperer.event_types");
 my $unfinished = q{SELECT string_agg(event_type, ' ') FROM whisperer.webhook_events WHERE retry_count = 0};
-$node->poll_until('postgres', $unfinished, '', 60);
+$node->poll_until('postgres', $unfinished, '');
 
 my $rows = JSON::XS->new->decode(sql(q{SELECT json_object_agg(event_type, json_build_object('state', state, 'delivered', delivered,
 	'attempts', retry_count, 'times', cardinality(request_datetimes), 'status', response_http_status, 'error', error,
