@@ -40,7 +40,23 @@ HttpEngine *Outbox::engine() noexcept {
     return impl_->engine.get();
 }
 
+bool Outbox::configure(const EngineSettings &settings) noexcept {
+    try {
+        auto change = std::make_unique<EngineChange>();
+        change->policy = *settings.policy;
+        change->ca_file.assign(settings.ca_file.view());
+        change->proxy.assign(settings.proxy.view());
+        change->max_connections = settings.max_connections;
+        const Guard guard(impl_->mutex);
+        impl_->engine_change = std::move(change);
+        return true;
+    } catch (const std::bad_alloc &) {
+        return false;
+    }
+}
+
 void Outbox::set_limits(const OutboxLimits &limits) noexcept {
+    const Guard guard(impl_->mutex);
     impl_->limits = limits;
     for (auto &entry : impl_->subscriptions) {
         Subscription &subscription = *entry.second;
@@ -107,6 +123,7 @@ void Outbox::Impl::remember_crashes(const Item &item) noexcept {
 
 // Everything is read again, from the beginning; what is in memory is recognised.
 void Outbox::Impl::reset_reading(Subscription *subscription) noexcept {
+    subscription->reading_serial++;
     subscription->read_from = nullptr;
     subscription->read_to = nullptr;
     subscription->unread = true;
@@ -134,6 +151,7 @@ void Outbox::Impl::note_state(Subscription *subscription, bool urgent) {
 }
 
 bool Outbox::put_subscription(const SubscriptionFields &fields) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     try {
         auto [place, is_new] = box.subscriptions.try_emplace(fields.id);
@@ -204,6 +222,7 @@ void Outbox::Impl::detach(Subscription *subscription) noexcept {
 }
 
 void Outbox::remove_subscription(int64_t id) noexcept {
+    const Guard guard(impl_->mutex);
     Subscription *subscription = impl_->find(id);
     if (subscription == nullptr)
         return;
@@ -212,6 +231,7 @@ void Outbox::remove_subscription(int64_t id) noexcept {
 }
 
 void Outbox::set_receiver_state(const ReceiverState &state) noexcept {
+    const Guard guard(impl_->mutex);
     Subscription *subscription = impl_->find(state.subscription);
     if (subscription == nullptr)
         return;
@@ -234,6 +254,7 @@ void Outbox::set_receiver_state(const ReceiverState &state) noexcept {
 }
 
 bool Outbox::next_changed_state(ReceiverState *state, bool *deactivate, Micros now) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     for (size_t left = box.changed.size(); left > 0; left--) {
         Subscription *subscription = box.changed.front();
@@ -242,15 +263,19 @@ bool Outbox::next_changed_state(ReceiverState *state, bool *deactivate, Micros n
             box.changed.splice(box.changed.end(), box.changed, box.changed.begin());
             continue;
         }
+        try {
+            box.given_error = subscription->last_error;
+        } catch (const std::bad_alloc &) {
+            return false; // later
+        }
         box.changed.pop_front();
         subscription->in_changed = false;
         subscription->state_changed = false;
         subscription->state_urgent = false;
         if (now != at_once)
             subscription->state_given = now;
-        *state =
-            ReceiverState{subscription->id, subscription->consecutive_failures, subscription->paused_until,
-                          subscription->last_status, slice(subscription->last_error)};
+        *state = ReceiverState{subscription->id, subscription->consecutive_failures,
+                               subscription->paused_until, subscription->last_status, slice(box.given_error)};
         *deactivate = subscription->deactivate;
         subscription->deactivate = false;
         return true;
@@ -259,6 +284,7 @@ bool Outbox::next_changed_state(ReceiverState *state, bool *deactivate, Micros n
 }
 
 void Outbox::state_not_saved(int64_t id, bool deactivate) noexcept {
+    const Guard guard(impl_->mutex);
     Subscription *subscription = impl_->find(id);
     if (subscription == nullptr)
         return;
@@ -271,10 +297,12 @@ void Outbox::state_not_saved(int64_t id, bool deactivate) noexcept {
 }
 
 bool Outbox::has_changed_states() const noexcept {
+    const Guard guard(impl_->mutex);
     return !impl_->changed.empty();
 }
 
 void Outbox::learn_elsewhere(const ReceiverState &state, bool deactivate) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     Subscription *subscription = box.find(state.subscription);
     if (subscription == nullptr)
@@ -298,15 +326,18 @@ void Outbox::learn_elsewhere(const ReceiverState &state, bool deactivate) noexce
 }
 
 bool Outbox::accepts(int64_t id, WallMicros now) const noexcept {
+    const Guard guard(impl_->mutex);
     const Subscription *subscription = impl_->find(id);
     return subscription != nullptr && subscription->sendable && subscription->paused_until <= now;
 }
 
 size_t Outbox::deliveries() const noexcept {
+    const Guard guard(impl_->mutex);
     return impl_->items.size();
 }
 
 bool Outbox::add_suspect(const Uuid &uuid, const CrashCount &count) noexcept {
+    const Guard guard(impl_->mutex);
     try {
         impl_->crashed.emplace(uuid, count);
         return true;
@@ -316,10 +347,12 @@ bool Outbox::add_suspect(const Uuid &uuid, const CrashCount &count) noexcept {
 }
 
 size_t Outbox::result_count() const noexcept {
+    const Guard guard(impl_->mutex);
     return impl_->results.size();
 }
 
 AttemptResult Outbox::result(size_t index) const noexcept {
+    const Guard guard(impl_->mutex);
     const Item &item = *impl_->results[index];
     return AttemptResult{item.uuid,
                          item.subscription_id,
@@ -338,10 +371,12 @@ AttemptResult Outbox::result(size_t index) const noexcept {
 }
 
 void Outbox::recorded(size_t index) noexcept {
+    const Guard guard(impl_->mutex);
     impl_->results[index]->is_recorded = true;
 }
 
 void Outbox::postpone(size_t index, WallMicros again) noexcept {
+    const Guard guard(impl_->mutex);
     impl_->results[index]->postponed_until = again;
 }
 
@@ -375,6 +410,7 @@ void Outbox::Impl::end_postponement(Subscription *subscription) noexcept {
 }
 
 void Outbox::settle_results() noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     size_t kept = 0;
     for (size_t i = 0; i < box.results.size(); i++) {

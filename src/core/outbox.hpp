@@ -14,8 +14,11 @@
 // three quarters: a slot for a good receiver is never taken by one that hangs. Within a standing,
 // subscriptions take turns, one delivery at a time.
 //
-// Belongs to one thread. noexcept throughout; where memory runs out a call returns false and the work stays
-// in the table.
+// A monitor: its functions may be called from two threads, one of which sends (start, step, timeout_ms, and
+// the engine itself) while the other one reads, records and does everything else. With a single thread it is
+// the same. The engine does its work in step() without the lock; the rest takes microseconds.
+//
+// noexcept throughout; where memory runs out a call returns false and the work stays in the table.
 #pragma once
 
 #include "core/countdown.hpp"
@@ -105,7 +108,7 @@ struct Adoption {
     WallMicros due;
 };
 
-// An attempt that ended. Valid until it is recorded or postponed.
+// An attempt that ended. Valid until settle_results().
 struct AttemptResult {
     Uuid uuid;
     int64_t subscription;
@@ -142,6 +145,8 @@ struct FlightRecorder {
     bool (*claimed)(void *context, const Uuid &uuid) = nullptr;
     // What was in flight at a crash is settled, or gone, without having taken off again. May be null.
     void (*acquitted)(void *context, const Uuid &uuid) = nullptr;
+    // So many requests are under way now. May be null.
+    void (*in_flight)(void *context, size_t requests) = nullptr;
 };
 
 struct OutboxLimits {
@@ -162,7 +167,10 @@ class Outbox {
     Outbox(const Outbox &) = delete;
     Outbox &operator=(const Outbox &) = delete;
 
+    // For its wait_fd().
     HttpEngine *engine() noexcept;
+    // The engine has them from the next step() on. False: out of memory.
+    bool configure(const EngineSettings &settings) noexcept;
     void set_limits(const OutboxLimits &limits) noexcept;
 
     // --- subscriptions
@@ -174,6 +182,7 @@ class Outbox {
     // a second each, except what must not be lost (a pause), or when `now` is at_once. A 410 sets
     // *deactivate.
     static constexpr Micros at_once = INT64_MAX;
+    // *state is valid until the next call.
     bool next_changed_state(ReceiverState *state, bool *deactivate, Micros now) noexcept;
     void state_not_saved(int64_t subscription, bool deactivate) noexcept;
     bool has_changed_states() const noexcept;
@@ -185,6 +194,8 @@ class Outbox {
     void mark_bucket_dirty(int bucket) noexcept;
     void mark_all_dirty() noexcept;
     bool wants_read(WallMicros now) noexcept;
+    // Is there anything at all for which the shell would have to look into the tables?
+    bool wants_tables(WallMicros now) noexcept;
     bool set_snapshot(Xid xmin, Xid xmax, const Xid *running, size_t count) noexcept;
     size_t plan_new(NewRead *reads, size_t capacity) noexcept;
     size_t plan_retries(RetryRead *reads, size_t capacity, WallMicros now) noexcept;

@@ -8,10 +8,12 @@
 namespace whisperer::core {
 
 bool Outbox::wants_adoptions(WallMicros now) const noexcept {
+    const Guard guard(impl_->mutex);
     return !impl_->adoptions.empty() && impl_->adoptions_again <= now;
 }
 
 bool Outbox::next_adoption(Adoption *adoption, WallMicros now) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     if (!wants_adoptions(now))
         return false;
@@ -21,12 +23,14 @@ bool Outbox::next_adoption(Adoption *adoption, WallMicros now) noexcept {
 }
 
 void Outbox::adopted(const Adoption &adoption) noexcept {
+    const Guard guard(impl_->mutex);
     Subscription *subscription = impl_->find(adoption.subscription);
     if (subscription != nullptr)
         impl_->retry_written(subscription, adoption.due);
 }
 
 void Outbox::adoption_failed(const Adoption &adoption, WallMicros again) noexcept {
+    const Guard guard(impl_->mutex);
     impl_->adoptions_again = again;
     try {
         impl_->adoptions.push_back(adoption);
@@ -54,6 +58,7 @@ void Outbox::Impl::retry_written(Subscription *subscription, WallMicros due) noe
 }
 
 void Outbox::read_all_again() noexcept {
+    const Guard guard(impl_->mutex);
     finish_reads(false);
     for (auto &entry : impl_->subscriptions)
         impl_->reset_reading(entry.second.get());
@@ -61,10 +66,12 @@ void Outbox::read_all_again() noexcept {
 }
 
 bool Outbox::has_unsent_to_check() const noexcept {
+    const Guard guard(impl_->mutex);
     return !impl_->recheck.empty();
 }
 
 size_t Outbox::unsent(Uuid *uuids, size_t capacity, int *attempts) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     size_t count = 0;
     while (!box.recheck.empty()) {
@@ -83,6 +90,7 @@ size_t Outbox::unsent(Uuid *uuids, size_t capacity, int *attempts) noexcept {
 }
 
 void Outbox::drop_unsent(const Uuid &uuid) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     auto place = box.items.find(uuid);
     if (place == box.items.end() || place->second->subscription == nullptr)

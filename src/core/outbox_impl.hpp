@@ -8,6 +8,7 @@
 
 #include <deque>
 #include <list>
+#include <mutex>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -24,6 +25,9 @@ struct UuidHash {
         return static_cast<size_t>(tail);
     }
 };
+
+// Held by every public function of the outbox for as long as it runs.  Recursive: some call others.
+using Guard = std::lock_guard<std::recursive_mutex>;
 
 enum class Standing : uint8_t { good, unknown, bad };
 constexpr size_t standings = 3;
@@ -107,6 +111,8 @@ struct Subscription {
     WallMicros retry_due = INT64_MIN;
     Uuid retry_uuid{};
     WallMicros next_due = INT64_MIN;
+    uint32_t reading_serial =
+        0; // grows whenever reading begins again: what was planned before does not count then
     // Something was left to somebody else who is sending it: everything is read again then, whatever became
     // of it.
     WallMicros reread_at = never;
@@ -143,6 +149,7 @@ struct PlannedNew {
     XidRange last;   // of its ranges
     bool all_ranges; // none is left for later
     int limit;       // rows of all ranges together
+    uint32_t serial; // the subscription's reading_serial
     int taken = 0;
     bool cut = false; // rows were refused: the position stands at the last one taken
 };
@@ -150,6 +157,7 @@ struct PlannedNew {
 struct PlannedRetry {
     Subscription *subscription;
     int limit;
+    uint32_t serial; // the subscription's reading_serial
     int rows = 0;
     bool ended = false; // a row was met that is not due yet, or the queue is full
     WallMicros due = 0; // the cursor reached
@@ -163,8 +171,19 @@ enum class Launch : uint8_t {
     claimed // somebody else is sending it
 };
 
+// Settings of the engine on their way to whoever steps it.
+struct EngineChange {
+    AddressPolicy policy;
+    std::string ca_file;
+    std::string proxy;
+    size_t max_connections;
+};
+
 struct Outbox::Impl {
+    mutable std::recursive_mutex mutex; // of everything but `engine`, which belongs to whoever calls step()
     std::unique_ptr<HttpEngine> engine;
+    size_t requests = 0; // that the engine has
+    std::unique_ptr<EngineChange> engine_change;
     OutboxLimits limits{};
     Random random{};
     FlightRecorder recorder{};
@@ -181,6 +200,7 @@ struct Outbox::Impl {
     std::deque<Subscription *> ready[standings]; // have something to send, as far as is known
     std::deque<Subscription *> hungry;           // may want to read
     std::list<Subscription *> changed;           // state to be saved; a list, to be reordered without memory
+    std::string given_error;                     // of the state that was given last
     std::set<std::pair<WallMicros, Subscription *>> timers;
     std::unordered_set<Subscription *> flying; // with requests in flight
     int in_flight_by[standings] = {0, 0, 0};
@@ -195,7 +215,7 @@ struct Outbox::Impl {
     std::vector<PlannedNew> planned_new;
     std::vector<size_t> planned_by_read; // index into planned_new
     std::vector<PlannedRetry> planned_retries;
-    std::vector<Item *> just_read;
+    std::vector<Item *> just_read; // by the reads under way: nothing of it is sent before they are finished
     std::vector<Adoption> adoptions_read; // of the reads under way
     std::deque<Adoption> adoptions;
     WallMicros adoptions_again = 0; // one of them was locked: not before this
@@ -234,6 +254,7 @@ struct Outbox::Impl {
     void begin_planning();
     void finish_new(PlannedNew &plan);
     void finish_retry(const PlannedRetry &read);
+    void queue_read();
     void undo_reads() noexcept;
 
     // outbox_corrections.cpp
@@ -246,6 +267,7 @@ struct Outbox::Impl {
     bool has_slot(Standing standing) const noexcept;
     void set_standing(Subscription *subscription, Standing standing, bool stalled);
     Launch take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall);
+    void count_requests(int change) noexcept;
     void leave_flight(Item *item, Micros now) noexcept;
     void conclude(Item *item, const HttpResult &http, Micros now, WallMicros wall);
     Launch launch(Item *item, Micros now, WallMicros wall);

@@ -23,6 +23,7 @@ bool position_in(const Subscription &subscription, const XidRange &range) noexce
 } // namespace
 
 bool Outbox::set_snapshot(Xid xmin, Xid xmax, const Xid *running, size_t count) noexcept {
+    const Guard guard(impl_->mutex);
     std::shared_ptr<const Snapshot> snapshot = Snapshot::make(xmin, xmax, running, count);
     if (snapshot == nullptr)
         return false;
@@ -42,6 +43,7 @@ void Outbox::Impl::begin_planning() {
 }
 
 size_t Outbox::plan_new(NewRead *reads, size_t capacity) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     size_t count = 0;
     int rows = 0;
@@ -68,7 +70,7 @@ size_t Outbox::plan_new(NewRead *reads, size_t capacity) noexcept {
             if (count + take > capacity || rows + static_cast<int>(take) * limit > rows_at_once)
                 break;
             rows += static_cast<int>(take) * limit;
-            PlannedNew plan{subscription, {0, 0}, take == left, limit};
+            PlannedNew plan{subscription, {0, 0}, take == left, limit, subscription->reading_serial};
             for (size_t i = 0; i < take; i++, ++first) {
                 bool inside = position_in(*subscription, *first);
                 reads[count++] = NewRead{subscription->id, inside ? subscription->position_xid : first->lo,
@@ -88,6 +90,7 @@ size_t Outbox::plan_new(NewRead *reads, size_t capacity) noexcept {
 }
 
 size_t Outbox::plan_retries(RetryRead *reads, size_t capacity, WallMicros now) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     box.planned_at = now;
     int rows = 0;
@@ -108,6 +111,7 @@ size_t Outbox::plan_retries(RetryRead *reads, size_t capacity, WallMicros now) n
             PlannedRetry plan{};
             plan.subscription = subscription;
             plan.limit = limit + 1; // one more says when to look again
+            plan.serial = subscription->reading_serial;
             plan.due = subscription->retry_due;
             plan.uuid = subscription->retry_uuid;
             reads[box.planned_retries.size()] =
@@ -144,13 +148,6 @@ Item *Outbox::Impl::make_item(Subscription *subscription, const DeliveryRow &row
             crashed.erase(crash);
         }
         just_read.push_back(item.get());
-        try {
-            auto &queue = item->suspect ? suspect_queue : subscription->queue;
-            queue.push_back(item.get());
-        } catch (...) {
-            just_read.pop_back();
-            throw;
-        }
         queued_bytes += item->payload.size();
         place->second = std::move(item);
     } catch (...) {
@@ -161,21 +158,23 @@ Item *Outbox::Impl::make_item(Subscription *subscription, const DeliveryRow &row
 }
 
 bool Outbox::add_delivery(int64_t id, const DeliveryRow &row) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     try {
         Subscription *subscription = box.find(id);
         if (subscription != nullptr && box.make_item(subscription, row) != nullptr) {
-            box.just_read.clear();
+            box.queue_read();
             box.make_ready(subscription);
         }
         return true;
     } catch (const std::bad_alloc &) {
-        box.just_read.clear();
+        box.undo_reads();
         return false;
     }
 }
 
 bool Outbox::add_new(size_t read, const DeliveryRow &row, WallMicros now) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     PlannedNew &plan = box.planned_new[box.planned_by_read[read]];
     // Each of several ranges brings up to the whole limit. After the first row too many nothing more is
@@ -198,6 +197,7 @@ bool Outbox::add_new(size_t read, const DeliveryRow &row, WallMicros now) noexce
 }
 
 bool Outbox::add_retry(size_t read, const DeliveryRow &row, WallMicros now) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     PlannedRetry &plan = box.planned_retries[read];
     if (plan.ended)
@@ -220,6 +220,9 @@ bool Outbox::add_retry(size_t read, const DeliveryRow &row, WallMicros now) noex
 
 void Outbox::Impl::finish_new(PlannedNew &plan) {
     Subscription *subscription = plan.subscription;
+    make_ready(subscription);
+    if (subscription->reading_serial != plan.serial)
+        return; // everything is read again, from the beginning
     bool exhausted = !plan.cut && plan.taken < plan.limit;
     if (exhausted && plan.all_ranges) {
         // What became visible after read_to is another reading.
@@ -230,27 +233,42 @@ void Outbox::Impl::finish_new(PlannedNew &plan) {
         subscription->position_xid = plan.last.hi;
         subscription->position_uuid = Uuid{};
     }
-    make_ready(subscription);
 }
 
 void Outbox::Impl::finish_retry(const PlannedRetry &read) {
     Subscription *subscription = read.subscription;
-    subscription->retry_due = read.due;
-    subscription->retry_uuid = read.uuid;
-    subscription->next_due = read.next_due;
+    if (subscription->reading_serial == read.serial) {
+        subscription->retry_due = read.due;
+        subscription->retry_uuid = read.uuid;
+        subscription->next_due = read.next_due;
+    }
     arm(subscription, planned_at);
     make_ready(subscription);
 }
 
+// What was read may be sent from now on, except to whom nothing may be sent any more.
+void Outbox::Impl::queue_read() {
+    for (Item *&item : just_read) {
+        if (item->subscription->sendable) {
+            auto &queue = item->suspect ? suspect_queue : item->subscription->queue;
+            queue.push_back(item);
+        } else {
+            remember_crashes(*item);
+            forget(item);
+        }
+        item = nullptr;
+    }
+    just_read.clear();
+}
+
 // The rows go out of memory and are read again.
 void Outbox::Impl::undo_reads() noexcept {
-    for (Item *item : just_read) {
-        Subscription *subscription = item->subscription;
-        auto &queue = item->suspect ? suspect_queue : subscription->queue;
-        queue.erase(std::remove(queue.begin(), queue.end(), item), queue.end());
-        remember_crashes(*item);
-        forget(item);
-    }
+    for (Item *item : just_read)
+        if (item != nullptr) {
+            remember_crashes(*item);
+            forget(item);
+        }
+    just_read.clear();
     for (PlannedNew &plan : planned_new) {
         plan.subscription->read_to = nullptr;
         plan.subscription->position_xid = 0;
@@ -260,9 +278,11 @@ void Outbox::Impl::undo_reads() noexcept {
 }
 
 void Outbox::finish_reads(bool ok) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     try {
         if (ok) {
+            box.queue_read();
             for (PlannedNew &plan : box.planned_new)
                 box.finish_new(plan);
             for (const PlannedRetry &plan : box.planned_retries)
@@ -283,7 +303,6 @@ void Outbox::finish_reads(bool ok) noexcept {
     box.planned_by_read.clear();
     box.planned_retries.clear();
     box.adoptions_read.clear();
-    box.just_read.clear();
 }
 
 } // namespace whisperer::core

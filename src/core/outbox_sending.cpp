@@ -64,7 +64,7 @@ int Outbox::Impl::most_in_flight(const Subscription &subscription) const noexcep
 bool Outbox::Impl::has_slot(Standing standing) const noexcept {
     // In flight is what a crash would repeat: what is sent and not recorded yet. Results whose rows somebody
     // has locked do not count, or that somebody could stop all.
-    int total = static_cast<int>(engine->in_flight() + results.size());
+    int total = static_cast<int>(requests + results.size());
     int max = limits.max_in_flight;
     int bad = in_flight_by[static_cast<size_t>(Standing::bad)];
     int unknown = in_flight_by[static_cast<size_t>(Standing::unknown)];
@@ -93,6 +93,12 @@ void Outbox::Impl::set_standing(Subscription *subscription, Standing standing, b
     make_ready(subscription);
 }
 
+void Outbox::Impl::count_requests(int change) noexcept {
+    requests += static_cast<size_t>(change);
+    if (recorder.in_flight != nullptr)
+        recorder.in_flight(recorder.context, requests);
+}
+
 // Sends a request on behalf of a delivery: for a token, or its own.
 Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall) {
     Subscription *subscription = item->subscription;
@@ -110,6 +116,7 @@ Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, Wall
         recorder.landed(recorder.context, slot);
         return Launch::failed;
     }
+    count_requests(1);
     item->flight_slot = slot;
     item->attempted_at = wall;
     item->token_serial = subscription->token.serial;
@@ -242,13 +249,20 @@ bool Outbox::Impl::start_one(Standing standing, Micros now, WallMicros wall) {
 
 void Outbox::start(Micros now, WallMicros wall) noexcept {
     Impl &box = *impl_;
-    if (box.first_start == INT64_MIN)
-        box.first_start = now;
     try {
-        box.fire_timers(wall);
+        {
+            const Guard guard(box.mutex);
+            if (box.first_start == INT64_MIN)
+                box.first_start = now;
+            box.fire_timers(wall);
+        }
+        // One at a time under the lock, for which the other thread waits.
         for (Standing standing : {Standing::good, Standing::unknown, Standing::bad})
-            while (box.has_slot(standing) && box.start_one(standing, now, wall)) {
+            for (bool more = true; more;) {
+                const Guard guard(box.mutex);
+                more = box.has_slot(standing) && box.start_one(standing, now, wall);
             }
+        const Guard guard(box.mutex);
         box.start_suspect(now, wall);
     } catch (const std::bad_alloc &) {
         // What was not started is still queued.
@@ -256,10 +270,12 @@ void Outbox::start(Micros now, WallMicros wall) noexcept {
 }
 
 bool Outbox::wants_bodies() const noexcept {
+    const Guard guard(impl_->mutex);
     return !impl_->bodies_wanted.empty();
 }
 
 bool Outbox::wanted_body(Uuid *uuid) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     if (box.bodies_wanted.empty())
         return false;
@@ -269,6 +285,7 @@ bool Outbox::wanted_body(Uuid *uuid) noexcept {
 }
 
 void Outbox::give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     auto place = box.items.find(uuid);
     if (place == box.items.end() || place->second->subscription == nullptr || !place->second->body_missing)
@@ -286,6 +303,7 @@ void Outbox::give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcep
 }
 
 void Outbox::body_gone(const Uuid &uuid) noexcept {
+    const Guard guard(impl_->mutex);
     drop_unsent(uuid);
 }
 
@@ -396,12 +414,23 @@ void Outbox::Impl::find_stalled(Micros now) {
 
 void Outbox::step(Micros now, WallMicros wall) noexcept {
     Impl &box = *impl_;
+    {
+        const Guard guard(box.mutex);
+        if (box.engine_change != nullptr) {
+            const EngineChange &change = *box.engine_change;
+            if (box.engine->configure(
+                    {&change.policy, slice(change.ca_file), slice(change.proxy), change.max_connections}))
+                box.engine_change = nullptr; // else again in the next step
+        }
+    }
     box.engine->step(now);
+    const Guard guard(box.mutex);
     box.wake_postponed(wall);
     try {
         while (const HttpResult *http = box.engine->peek_done()) {
             box.take_result(*http, now, wall);
             box.engine->pop_done();
+            box.count_requests(-1);
         }
         box.find_stalled(now);
     } catch (const std::bad_alloc &) {
@@ -410,17 +439,19 @@ void Outbox::step(Micros now, WallMicros wall) noexcept {
 }
 
 size_t Outbox::in_flight() const noexcept {
-    return impl_->engine->in_flight();
+    const Guard guard(impl_->mutex);
+    return impl_->requests;
 }
 
 int Outbox::timeout_ms(Micros now, WallMicros wall, bool sending) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     int64_t wait = box.engine->timeout_ms(now);
     auto at_most = [&wait](int64_t limit) { wait = wait < 0 ? limit : std::min(wait, limit); };
     auto until = [&](WallMicros time) { at_most(std::max<int64_t>(0, (time - wall + 999) / 1000)); };
     for (const Item *item : box.postponed)
         until(item->postponed_until);
-    if (box.engine->in_flight() > 0)
+    if (box.requests > 0)
         at_most(250);
     if (sending) {
         if (!box.bodies_wanted.empty())

@@ -79,6 +79,7 @@ void Outbox::Impl::fire_timers(WallMicros now) {
 }
 
 void Outbox::mark_bucket_dirty(int bucket) noexcept {
+    const Guard guard(impl_->mutex);
     try {
         for (Subscription *subscription : impl_->buckets[static_cast<size_t>(bucket)]) {
             subscription->unread = true;
@@ -94,11 +95,13 @@ void Outbox::mark_bucket_dirty(int bucket) noexcept {
 }
 
 void Outbox::mark_all_dirty() noexcept {
+    const Guard guard(impl_->mutex);
     for (int bucket = 0; bucket < bucket_count; bucket++)
         mark_bucket_dirty(bucket);
 }
 
 bool Outbox::wants_read(WallMicros now) noexcept {
+    const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     try {
         box.fire_timers(now);
@@ -112,6 +115,11 @@ bool Outbox::wants_read(WallMicros now) noexcept {
         box.hungry.pop_front();
     }
     return !box.hungry.empty();
+}
+
+bool Outbox::wants_tables(WallMicros now) noexcept {
+    const Guard guard(impl_->mutex);
+    return wants_read(now) || wants_bodies() || has_unsent_to_check() || wants_adoptions(now);
 }
 
 } // namespace whisperer::core

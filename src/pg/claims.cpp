@@ -122,7 +122,10 @@ bool claim_delivery(const core::Uuid &uuid) {
     bool full = claim == nullptr && (unused == nullptr || mine_count == claims_of_one);
     bool is_mine = claim == nullptr ? !full : claim->pid == MyProcPid;
     if (claim == nullptr && !full) {
-        *unused = {MyDatabaseId, MyProcPid, uuid};
+        unused->pid = MyProcPid;
+        unused->uuid = uuid;
+        pg_write_barrier();
+        unused->database = MyDatabaseId; // last: see delivery_is_claimed()
         mine[mine_count++] = {static_cast<int>(unused - claims->all), GetCurrentSubTransactionId()};
         pg_atomic_fetch_add_u32(&claims->count, 1); // a full barrier: the journals are read after it
     }
@@ -140,11 +143,16 @@ bool delivery_is_claimed(void *, const core::Uuid &uuid) {
     pg_memory_barrier(); // the journal was written before
     if (pg_atomic_read_u32(&claims->count) == 0)
         return false;
-    Claim *unused;
-    LWLockAcquire(claims->lock, LW_SHARED);
-    bool found = find(uuid, &unused) != nullptr;
-    LWLockRelease(claims->lock);
-    return found;
+    // Without the lock, which is not for the sending thread. A claim that is not seen whole here is one whose
+    // session has still to read the journal.
+    for (const Claim &claim : claims->all) {
+        if (*(const volatile Oid *)&claim.database != MyDatabaseId)
+            continue;
+        pg_read_barrier();
+        if (same(claim.uuid, uuid))
+            return true;
+    }
+    return false;
 }
 
 void claims_init() {

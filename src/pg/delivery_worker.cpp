@@ -1,13 +1,14 @@
 // The loop of a delivery worker.
 //
-//     wait for: a commit (latch), a socket, a timer
+//     wait for: a commit (latch), news of the sending thread, a timer
 //       → settings, subscriptions that changed
 //       → record what has ended        (a transaction of its own)
 //       → read what there is to send   (another)
-//       → start, step
+//       → wake the sending thread
 //
-// No transaction is open while it waits. An ERROR in a transaction rolls that one back, is said once, and is
-// tried again later; what is in flight goes on.
+// Sending is another thread's (core/sending_thread.hpp), which never touches anything of PostgreSQL's; this
+// one shares with it the outbox, and nothing else. No transaction is open while it waits. An ERROR in a
+// transaction rolls that one back, is said once, and is tried again later; what is in flight goes on.
 #include "pg/prelude.hpp"
 
 #include "pg/claims.hpp"
@@ -21,6 +22,7 @@
 #include "pg/statistics.hpp"
 
 extern "C" {
+#include "common/pg_prng.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
@@ -46,6 +48,8 @@ constexpr int64 statistics_interval = 10 * 1000 * 1000;
 // After an ERROR the next try waits, longer each time.
 constexpr int64 first_backoff = 250 * 1000;
 constexpr int64 last_backoff = 30 * 1000 * 1000;
+// So often is looked whether it is over, while requests in flight may still end.
+constexpr int64 finish_interval = 50 * 1000;
 // A server that shuts down does not wait for slow receivers: what is still in flight then is sent again, with
 // the same id.
 constexpr int64 shutdown_patience = 1000 * 1000;
@@ -71,6 +75,27 @@ void roles_changed(Datum, int, uint32) {
     worker_storage.reload_wanted = true;
 }
 
+// The sending thread's own: the process's generator belongs to the other thread.
+pg_prng_state sending_random;
+double sending_uniform(void *state) {
+    return pg_prng_double((pg_prng_state *)state);
+}
+
+core::WallMicros wall_clock() {
+    return to_wall(GetCurrentTimestamp());
+}
+
+// For whisperer.workers: the thread may send long before this process looks at anything again.
+void report_in_flight(void *, size_t requests) {
+    pg_atomic_write_u32(&worker_storage.self->slot->in_flight, (uint32)requests);
+}
+
+// Before anything that the thread uses goes away.
+void stop_sending(int, Datum) {
+    if (worker_storage.sending != nullptr)
+        worker_storage.sending->stop();
+}
+
 [[noreturn]] void out_of_memory(const char *what) {
     ereport(ERROR, errcode(ERRCODE_OUT_OF_MEMORY), errmsg("whisperer could not make %s", what),
             errhint("The worker is started again later; memory may be short, or file descriptors."));
@@ -83,10 +108,11 @@ void make_worker(DeliveryWorker *worker) {
     core::HttpEngine *engine = core::HttpEngine::create(sender_engine_settings(), monotonic_micros());
     if (engine == nullptr)
         out_of_memory("its HTTP engine");
-    core::FlightRecorder recorder = {worker->journal, journal_took_off, journal_landed, delivery_is_claimed,
-                                     journal_acquitted};
-    worker->box =
-        core::Outbox::create(engine, sender_limits(), process_random(), recorder, sender_user_agent());
+    core::FlightRecorder recorder = {worker->journal,     journal_took_off,  journal_landed,
+                                     delivery_is_claimed, journal_acquitted, report_in_flight};
+    pg_prng_seed(&sending_random, pg_prng_uint64(&pg_global_prng_state));
+    core::Random random = {sending_uniform, &sending_random};
+    worker->box = core::Outbox::create(engine, sender_limits(), random, recorder, sender_user_agent());
     worker->subscription_changes = core::ChangeCursor::create();
     if (worker->box == nullptr || worker->subscription_changes == nullptr)
         out_of_memory("its outbox");
@@ -99,6 +125,10 @@ void make_worker(DeliveryWorker *worker) {
                        suspect_count, worker->self->database_name),
                 errdetail("They are sent again, with the same webhook-id."));
     pfree(suspects);
+    before_shmem_exit(stop_sending, (Datum)0);
+    worker->sending = core::SendingThread::start(worker->box, {monotonic_micros, wall_clock});
+    if (worker->sending == nullptr)
+        out_of_memory("its sending thread");
     worker->held = true;
     worker->reload_wanted = true;
     worker->refetch_states = true;
@@ -166,6 +196,7 @@ bool in_transaction(DeliveryWorker *worker, void (*work)(DeliveryWorker *)) {
     PG_END_TRY();
     MemoryContextSwitchTo(context);
     if (gone) {
+        worker->sending->stop();
         journal_close(worker->journal);
         proc_exit(0);
     }
@@ -231,7 +262,7 @@ void start_work(DeliveryWorker *worker) {
 void take_settings(DeliveryWorker *worker) {
     if (!worker_reload_settings())
         return;
-    if (!worker->box->engine()->configure(sender_engine_settings()))
+    if (!worker->box->configure(sender_engine_settings()))
         ereport(LOG, errcode(ERRCODE_OUT_OF_MEMORY), errmsg("whisperer could not take over changed settings"),
                 errhint("Reload the configuration again when there is memory."));
     worker->box->set_limits(sender_limits());
@@ -263,12 +294,8 @@ bool may_send(const DeliveryWorker *worker) {
     return setting_enabled && !worker->held && !loop.finishing;
 }
 
-// Is there anything to read?
 bool wants_tables(DeliveryWorker *worker) {
-    core::Outbox *box = worker->box;
-    core::WallMicros now = to_wall(GetCurrentTimestamp());
-    return box->wants_read(now) || box->wants_bodies() || box->has_unsent_to_check() ||
-           box->wants_adoptions(now);
+    return worker->box->wants_tables(wall_clock());
 }
 
 void work_on_tables(DeliveryWorker *worker, int64 now) {
@@ -297,18 +324,34 @@ void work_on_tables(DeliveryWorker *worker, int64 now) {
         if (saves_statistics(worker) && !in_transaction(worker, statistics_work))
             return;
     }
-    if (may_send(worker) && wants_tables(worker) && !in_transaction(worker, read_work))
+    if (!may_send(worker) || !wants_tables(worker))
+        return;
+    if (!in_transaction(worker, read_work))
         worker->box->read_all_again();
 }
 
 void tell_state(DeliveryWorker *worker) {
-    int in_flight = (int)worker->box->in_flight();
+    bool busy = worker->box->in_flight() > 0;
     const char *state = !setting_enabled                         ? "disabled"
                         : worker->told_copy                      ? "held: copy, call whisperer.resume()"
                         : loop.try_again_at > monotonic_micros() ? "waiting after an error"
-                        : in_flight > 0                          ? "sending"
+                        : busy                                   ? "sending"
                                                                  : "idle";
-    worker_report(worker->self, state, in_flight);
+    worker_report_state(worker->self, state, busy);
+}
+
+// The thread goes on with what has been read, and tells when there is something to do here. What is waited
+// for by time is not to be told.
+void wake_sending(DeliveryWorker *worker) {
+    unsigned wanted = 0;
+    if (monotonic_micros() >= loop.try_again_at) {
+        wanted = core::news_enough;
+        if (loop.results_since == 0)
+            wanted |= core::news_results;
+        if (may_send(worker))
+            wanted |= core::news_tables;
+    }
+    worker->sending->wake(may_send(worker), wanted, record_batch());
 }
 
 int64 sooner(int64 a, int64 b) {
@@ -326,14 +369,11 @@ long time_to_wait(DeliveryWorker *worker, int64 now) {
         until = sooner(until, loop.states_at);
     if (now < loop.try_again_at)
         until = Max(until == loop.scan_at ? loop.try_again_at : until, loop.try_again_at);
-    long wait = until <= now ? 0 : (long)((until - now + 999) / 1000);
-    bool sending = may_send(worker) && now >= loop.try_again_at;
-    if (sending && wants_tables(worker))
+    if (loop.finishing)
+        until = Min(until, now + finish_interval);
+    if (may_send(worker) && now >= loop.try_again_at && wants_tables(worker))
         return 0;
-    int timeout = worker->box->timeout_ms(now, to_wall(GetCurrentTimestamp()), sending);
-    if (timeout >= 0)
-        wait = Min(wait, (long)timeout);
-    return wait;
+    return until <= now ? 0 : (long)((until - now + 999) / 1000);
 }
 
 void wait_for_something(DeliveryWorker *worker) {
@@ -355,12 +395,9 @@ void turn(DeliveryWorker *worker) {
     CHECK_FOR_INTERRUPTS();
     take_settings(worker);
     take_flags(worker);
-    worker->box->step(monotonic_micros(), to_wall(GetCurrentTimestamp()));
+    worker->sending->hear(); // first: what is told after this wakes the next wait
     work_on_tables(worker, monotonic_micros());
-    // Last, so that nothing that ends a request comes between this and the wait; the engine's timer is due at
-    // once then.
-    if (may_send(worker))
-        worker->box->start(monotonic_micros(), to_wall(GetCurrentTimestamp()));
+    wake_sending(worker);
     tell_state(worker);
     MemoryContextReset(CurrentMemoryContext);
 }
@@ -380,6 +417,7 @@ void finish(DeliveryWorker *worker) {
     while (worker->box->in_flight() > 0 && monotonic_micros() < deadline &&
            worker_stop_reason(worker->self) != STOP_BARRED)
         turn(worker);
+    worker->sending->stop();
     for (size_t left = worker->box->result_count(); left > 0;) {
         record(worker, monotonic_micros());
         size_t now_left = worker->box->result_count();
@@ -411,7 +449,7 @@ WHISPERER_EXPORT void whisperer_delivery_main(Datum main_arg) {
     loop.events = compat_create_wait_event_set(3);
     AddWaitEventToSet(loop.events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, nullptr);
     AddWaitEventToSet(loop.events, WL_POSTMASTER_DEATH, PGINVALID_SOCKET, nullptr, nullptr);
-    AddWaitEventToSet(loop.events, WL_SOCKET_READABLE, worker->box->engine()->wait_fd(), nullptr, nullptr);
+    AddWaitEventToSet(loop.events, WL_SOCKET_READABLE, worker->sending->wait_fd(), nullptr, nullptr);
     int64 now = monotonic_micros();
     loop.scan_at = now + (int64)setting_safety_scan_interval * 1000000;
     loop.statistics_at = now + statistics_interval;

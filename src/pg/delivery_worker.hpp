@@ -15,6 +15,7 @@ namespace whisperer::pg {
 struct DeliveryWorker {
     WorkerSelf *self;
     core::Outbox *box;
+    core::SendingThread *sending; // the only one that steps the engine
     core::ChangeCursor *subscription_changes;
     Journal *journal;
     bool held;             // a copy, or never used: nothing may be sent

@@ -18,6 +18,7 @@
 #include "core/http_engine.hpp"
 #include "core/networks.hpp"
 #include "core/outbox.hpp"
+#include "core/sending_thread.hpp"
 #include "core/retry_after.hpp"
 #include "core/signing.hpp"
 #include "core/slice.hpp"

@@ -210,16 +210,20 @@ bool worker_reload_settings() {
 }
 
 void worker_report(WorkerSelf *self, const char *state, int in_flight) {
+    pg_atomic_write_u32(&self->slot->in_flight, static_cast<uint32>(in_flight));
+    worker_report_state(self, state, in_flight > 0);
+}
+
+void worker_report_state(WorkerSelf *self, const char *state, bool busy) {
     WorkerSlot *slot = self->slot;
-    pg_atomic_write_u32(&slot->in_flight, static_cast<uint32>(in_flight));
     slot->last_activity = GetCurrentTimestamp();
     if (strncmp(slot->state, state, sizeof(slot->state) - 1) == 0)
         return;
     LWLockAcquire(roster->lock, LW_EXCLUSIVE);
     strlcpy(slot->state, state, sizeof(slot->state));
     LWLockRelease(roster->lock);
-    pgstat_report_activity(in_flight > 0 ? STATE_RUNNING : STATE_IDLE, state);
-    if (in_flight == 0 && !IsTransactionOrTransactionBlock())
+    pgstat_report_activity(busy ? STATE_RUNNING : STATE_IDLE, state);
+    if (!busy && !IsTransactionOrTransactionBlock())
         (void)pgstat_report_stat(true); // nothing may follow for hours
 }
 

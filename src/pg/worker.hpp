@@ -61,6 +61,8 @@ bool worker_reload_settings();
 // State for the view, pg_stat_activity and the log's reader: "idle", "sending", "held: …". Cheap when it has
 // not changed.
 void worker_report(WorkerSelf *self, const char *state, int in_flight);
+// The same for whoever keeps slot->in_flight up to date by itself.
+void worker_report_state(WorkerSelf *self, const char *state, bool busy);
 
 // Directory of files that outlive shared memory but need not outlive the machine; relative to the data
 // directory.

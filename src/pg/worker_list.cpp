@@ -64,6 +64,9 @@ int copy_rows(Row *rows) {
                {}};
         memcpy(row.state, slot.state, sizeof(row.state));
         row.state[sizeof(row.state) - 1] = '\0';
+        // A delivery worker writes its state when it wakes up; its other thread may have sent meanwhile.
+        if (row.in_flight > 0 && strcmp(row.state, "idle") == 0)
+            strlcpy(row.state, "sending", sizeof(row.state));
     }
     LWLockRelease(roster->lock);
     return count;
