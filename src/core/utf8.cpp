@@ -79,9 +79,13 @@ bool has_control_character(std::string_view text) noexcept {
             if (second >= 0x80 && second <= 0x9F)
                 return true;
         }
-        if (byte == 0xE2 && text.substr(i + 1, 1) == "\x80" && i + 2 < text.size()) { // U+2028, U+2029
+        if (byte == 0xE2 && i + 2 < text.size()) {
+            auto second = static_cast<uint8_t>(text[i + 1]);
             auto third = static_cast<uint8_t>(text[i + 2]);
-            if (third == 0xA8 || third == 0xA9)
+            // U+2028 and U+2029 end a line; U+202A to U+202E and U+2066 to U+2069 turn the direction of what
+            // follows, so that it reads as something else.
+            if ((second == 0x80 && third >= 0xA8 && third <= 0xAE) ||
+                (second == 0x81 && third >= 0xA6 && third <= 0xA9))
                 return true;
         }
     }

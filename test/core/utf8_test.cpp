@@ -99,10 +99,11 @@ TEST(Utf8, Cut) {
 }
 
 TEST(Utf8, ControlCharacters) {
-    for (const char *text : {"\x01", "a\tb", "a\nb", "a\x7f", "a\u0080", "\u009fa", "\u2028", "x\u2029"})
+    for (const char *text : {"\x01", "a\tb", "a\nb", "a\x7f", "a\u0080", "\u009fa", "\u2028", "x\u2029",
+                             "a\u202a", "\u202e", "a\u2066b", "\u2069"})
         EXPECT_TRUE(has_control_character(text)) << testing::PrintToString(text);
     EXPECT_TRUE(has_control_character(std::string_view("a\0b", 3)));
-    for (const char *text :
-         {"", " ", "~", "\u00a0", "\u00e9", "\u2027", "\u202a", "\u20ac", "\xc2", "\xe2\x80", "\xe2"})
+    for (const char *text : {"", " ", "~", "\u00a0", "\u00e9", "\u2027", "\u202f", "\u2065", "\u206a",
+                             "\u20ac", "\xc2", "\xe2\x80", "\xe2"})
         EXPECT_FALSE(has_control_character(text)) << testing::PrintToString(text);
 }

@@ -21,7 +21,8 @@ export class NameServer {
             for (const type of Object.values(TYPES)) this.asked.delete(`${name.toLowerCase()} ${type}`);
         }
         if (this.socket) return;
-        this.socket = dgram.createSocket('udp4');
+        // Many look-ups at once: what does not fit is lost, and asked for again only after the resolver's time-out.
+        this.socket = dgram.createSocket({ type: 'udp4', recvBufferSize: 1 << 20 });
         this.socket.on('message', (query, from) => {
             const answer = this.answer(query);
             if (answer) this.socket.send(answer, from.port, from.address);

@@ -249,6 +249,17 @@ for my $case (
 	is($requests[-1]{id} eq $requests[-2]{id} ? 'same' : 'other', $between ? 'other' : 'same', "$name: under the same id");
 }
 
+# A cookie is not kept: neither over the connection nor for the next one.
+$receiver->answer('/cookie', { status => 200, headers => [ [ 'Set-Cookie', 'a=b; Path=/' ] ] });
+sql(qq{SELECT whisperer.register_event_type('cookie'); SELECT whisperer.subscribe('cookie', '@{[$receiver->url('/cookie', port => 'kept')]}')});
+for my $count (1 .. 3)
+{
+	sql(q{SELECT whisperer.deliver_event('{}', 'cookie')});
+	$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'cookie' AND delivered}, $count);
+	$restart->() if $count == 2;
+}
+is(scalar(grep { exists $_->{header}{cookie} } $receiver->requests), 0, 'cookies are not kept');
+
 # With the right ca_file the certificate is good.
 sql("ALTER SYSTEM SET whisperer.ca_file = '$tls{other}{cert}'");
 sql('SELECT pg_reload_conf()');

@@ -5,7 +5,7 @@ use strict;
 use warnings;
 use utf8;
 
-BEGIN { require Whisperer::Namespace; Whisperer::Namespace::enter(); }
+BEGIN { require Whisperer::Namespace; Whisperer::Namespace::enter('timeout:1 attempts:10'); }
 
 use Encode qw(encode_utf8);
 use Socket qw(AF_INET6 inet_aton inet_ntop inet_pton);
@@ -98,7 +98,7 @@ sql(q{
 	BEGIN
 		FOREACH url IN ARRAY urls LOOP
 			BEGIN
-				PERFORM whisperer.subscribe('special', url, config => '{"max_attempts": 1, "request_timeout": 3}');
+				PERFORM whisperer.subscribe('special', url, config => '{"max_attempts": 1, "request_timeout": 30}');
 			EXCEPTION WHEN OTHERS THEN INSERT INTO refused VALUES (url, sqlstate);
 			END;
 		END LOOP;
@@ -154,7 +154,7 @@ sub attempt
 {
 	my ($url, %more) = @_;
 	my $type = 'one-' . ++$number;
-	my $config = $more{config} // '{"max_attempts": 1, "request_timeout": 3}';
+	my $config = $more{config} // '{"max_attempts": 1, "request_timeout": 30}';
 	sql(qq{SELECT whisperer.register_event_type('$type'); SELECT whisperer.subscribe('$type', '$url', config => '$config')});
 	sql("SELECT whisperer.deliver_event('{}', '$type', _async => @{[$more{sync} ? 'false' : 'true']})");
 	$node->poll_until('postgres', "SELECT state <> 'pending' FROM whisperer.webhook_events WHERE event_type = '$type'");

@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-BEGIN { require Whisperer::Namespace; Whisperer::Namespace::enter(); }
+BEGIN { require Whisperer::Namespace; Whisperer::Namespace::enter('timeout:30 attempts:1'); }
 
 use Test::More;
 use Whisperer::Node;

@@ -1,11 +1,11 @@
 # A network namespace of the test's own, where every address in the world is this machine's, and names are looked up at
 # 127.0.0.1: so that a request that should not be made would succeed.
 #
-#     BEGIN { require Whisperer::Namespace; Whisperer::Namespace::enter(); }
+#     BEGIN { require Whisperer::Namespace; Whisperer::Namespace::enter('timeout:1 attempts:10'); }
 #
 # runs the test again inside, under the same user, or skips all of it, with the reason, where user namespaces are not
-# allowed. The outer namespaces map the user to root, to set the network up; the inner one has no right at all, and
-# PostgreSQL starts there.
+# allowed. The text says how names are asked for: options of resolv.conf. The outer namespaces map the user to root, to set
+# the network up; the inner one has no right at all, and PostgreSQL starts there.
 package Whisperer::Namespace;
 
 use strict;
@@ -25,7 +25,6 @@ ip route add local 0.0.0.0/0 dev lo
 ip -6 route add local ::/0 dev lo
 mount --bind "$0/resolv.conf" /etc/resolv.conf
 mount --bind "$0/nsswitch.conf" /etc/nsswitch.conf
-[ $# -gt 0 ] || exit 0
 user=$1 group=$2
 shift 2
 exec unshare --user --map-user="$user" --map-group="$group" -- "$@"
@@ -33,14 +32,15 @@ SH
 
 sub enter
 {
+	my ($options) = @_;
 	return if $ENV{$variable};
 	my $directory = File::Temp::tempdir(CLEANUP => 1, DIR => $ENV{TESTDIR});
-	_write("$directory/resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n");
+	_write("$directory/resolv.conf", "nameserver 127.0.0.1\noptions $options\n");
 	_write("$directory/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n");
 	my @enter = (qw(unshare --user --map-root-user --net --mount -- sh -c), $setup, $directory);
-	my $said = join '', _output(@enter);
-	Test::More::plan(skip_all => "no network namespace: $said") if $?;
 	my ($group) = split / /, $);
+	my $said = join ' ', map { s/\s+/ /gr } _output(@enter, $>, $group, 'true');
+	Test::More::plan(skip_all => "no network namespace: $said") if $?;
 	$ENV{$variable} = 1;
 	exec(@enter, $>, $group, $^X, (map { "-I$_" } @INC), $0, @ARGV) or die "unshare: $!";
 }
