@@ -242,12 +242,13 @@ sub judge
 	return scalar @expected;
 }
 
-# Whether something broke between the first and the last of these times.
+# Whether something broke between the first and the last of these times. The receiver may come late to what had been
+# sent before it broke.
 sub _disrupted
 {
 	my ($self, $arrived) = @_;
 	my ($first, $last) = (sort { $a <=> $b } @$arrived)[ 0, -1 ];
-	return grep { $first <= $_->[1] && $last >= $_->[0] } @{ $self->{disruptions} };
+	return grep { $first <= $_->[1] + 3 && $last >= $_->[0] } @{ $self->{disruptions} };
 }
 
 # A new page: what was judged is forgotten on all three sides.
