@@ -23,11 +23,11 @@ my $subscriptions = 100;
 sub prepare
 {
 	my ($database, $nginx) = @_;
-	$database->sql(q{CREATE ROLE owner; SELECT whisperer.grant_access('owner', 'subscribe')})
+	$database->sql('CREATE ROLE owner')
 	  if $database->sql(q{SELECT count(*) FROM pg_roles WHERE rolname = 'owner'}) == 0;
-	$database->sql(q{SELECT whisperer.grant_access('owner', 'subscribe'), whisperer.register_event_type('t'); SET ROLE owner});
-	$database->subscribe('t', $nginx->url('/1'));
-	$database->sql('RESET ROLE');
+	my $url = $nginx->url('/1');
+	$database->sql(qq{SELECT whisperer.grant_access('owner', 'subscribe'), whisperer.register_event_type('t');
+		SET ROLE owner; SELECT whisperer.subscribe('t', '$url', '$Bench::Database::secret'); RESET ROLE});
 	$database->make_table('item', 't');
 	return;
 }

@@ -52,9 +52,9 @@ return {
 			$database->mark;
 			$database->load('item', $deliveries);
 			my $before = old_rows($database);
-			# Sending is off for the sake of the load only: maintenance, too, is then.
-			$server->set('whisperer.retention' => '100 days') if $remove;
-			my $drained = $database->drain($deliveries, nginx => $nginx);
+			# While sending is off nothing is removed either: both begin at once.
+			my $drained = $database->drain($deliveries, nginx => $nginx,
+				settings => { 'whisperer.retention' => $remove ? '100 days' : '0' });
 			my $after = old_rows($database);
 			$server->set('whisperer.retention' => '0');
 			wait_for('the removing to end', 120, sub { $removing->(0) });
@@ -76,7 +76,7 @@ return {
 		my $kept = $database->sql('SELECT count(*) FROM whisperer.history') - old_rows($database);
 		$server->sending_on;
 		$server->set('whisperer.retention' => '100 days');
-		wait_for('the old rows to be removed', 600 + $old / 1000, sub { old_rows($database) == 0 }, 0.5);
+		wait_for('the old rows to be removed', 600 + $old / 1000, sub { $removing->(0) && old_rows($database) == 0 }, 0.5);
 		my $left = $database->sql('SELECT count(*) FROM whisperer.history');
 		die "$left rows left of $kept that were not old\n" if $left != $kept;
 		# What autovacuum does sooner or later.

@@ -102,7 +102,7 @@ sub wait_delivered
 	return;
 }
 
-# Sends what waits: sending was off, and so many deliveries wait. Returns seconds from switching it on until the last is
+# Sends what waits: sending was off, and so many deliveries wait; settings are set at the same moment. Returns seconds from switching it on until the last is
 # recorded, and seconds from the first request to the last record, after having counted everything.
 sub drain
 {
@@ -112,7 +112,7 @@ sub drain
 	my $requests = $nginx ? $nginx->requests : 0;
 	my $target = $self->delivered + $count;
 	my $begin = now();
-	$server->sending_on;
+	$server->sending_on(%{ $options{settings} // {} });
 	$self->wait_delivered($target, %options);
 	my $wall = now() - $begin;
 	$server->sending_off;

@@ -87,7 +87,8 @@ sub sending_off
 	return;
 }
 
-sub sending_on { my $self = shift; $self->set('whisperer.enabled' => undef); return; }
+# With other settings at the same moment.
+sub sending_on { my ($self, %settings) = @_; $self->set(%settings, 'whisperer.enabled' => undef); return; }
 
 sub restart_fast
 {
