@@ -56,14 +56,15 @@ sub processor_seconds
 	return $ticks / POSIX::sysconf(POSIX::_SC_CLK_TCK());
 }
 
-# Of these processes, by pid. One that is not there has none.
+# Of these processes, by pid.
 sub context_switches
 {
 	my %switches;
 	for my $pid (@_)
 	{
-		my $text = _slurp("/proc/$pid/status") // next;
+		my $text = _slurp("/proc/$pid/status") // die "/proc/$pid/status: $!\n";
 		$switches{$pid} += $1 while $text =~ /ctxt_switches:\s+(\d+)/g;
+		die "process $pid never slept\n" unless $switches{$pid};
 	}
 	return \%switches;
 }

@@ -18,20 +18,23 @@ sub uuid_at
 }
 
 # multiply($database, 'history', 1_000_000, column => 'expression of n', ...): the only row of the table is the pattern, and
-# goes. n is 1 … count.
+# goes; a second call takes the same again. n is 1 … count.
 sub multiply
 {
 	my ($database, $table, $count, %changed) = @_;
 	my $relation = "whisperer.$table";
-	my $rows = $database->sql("SELECT count(*) FROM $relation");
-	die "$relation has $rows rows, not the one to make others of\n" if $rows != 1;
+	if ($database->sql("SELECT to_regclass('pg_temp.pattern_$table') IS NULL") eq 't')
+	{
+		my $rows = $database->sql("SELECT count(*) FROM $relation");
+		die "$relation has $rows rows, not the one to make others of\n" if $rows != 1;
+		$database->sql("CREATE TEMPORARY TABLE pattern_$table AS TABLE $relation; DELETE FROM $relation");
+	}
 	my @columns = split /\n/, $database->sql(qq{SELECT attname FROM pg_attribute WHERE attrelid = '$relation'::regclass
 		AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum});
 	my %known = map { $_ => 1 } @columns;
 	my @unknown = grep { !$known{$_} } sort keys %changed;
 	die "$relation has no column @unknown: Bench::Rows and the scenario are to be changed as the table was\n" if @unknown;
 
-	$database->sql("CREATE TEMPORARY TABLE pattern AS TABLE $relation; DELETE FROM $relation");
 	my $names = join ', ', @columns;
 	my $values = join ', ', map { $changed{$_} // "p.$_" } @columns;
 	my $slice = 250_000;
@@ -39,9 +42,9 @@ sub multiply
 	{
 		my $last = $first + $slice - 1;
 		$last = $count if $last > $count;
-		$database->sql("INSERT INTO $relation ($names) SELECT $values FROM generate_series($first, $last) AS g (n), pattern p");
+		$database->sql("INSERT INTO $relation ($names) SELECT $values FROM generate_series($first, $last) AS g (n), pattern_$table p");
 	}
-	$database->sql("DROP TABLE pattern; VACUUM (ANALYZE) $relation; CHECKPOINT");
+	$database->sql("VACUUM (ANALYZE) $relation; CHECKPOINT");
 	return;
 }
 
