@@ -251,11 +251,11 @@ sub _disrupted
 	return grep { $first <= $_->[1] + 3 && $last >= $_->[0] } @{ $self->{disruptions} };
 }
 
-# A new page: what was judged is forgotten on all three sides.
+# A new page: what was judged is forgotten on all three sides. (prune() would ask the clock, and the clock may jump.)
 sub turn_page
 {
 	my $self = shift;
-	$self->sql(q{SELECT whisperer.prune('1 microsecond', 1000000); TRUNCATE ledger, called});
+	$self->sql('TRUNCATE ledger, called, whisperer.history, whisperer.event');
 	$self->{$_} = {} for qw(acknowledged seen);
 	$self->{disruptions} = [];
 	return;

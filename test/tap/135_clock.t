@@ -1,0 +1,87 @@
+# The wall clock jumps a day, forward and back, under load: nothing is lost, nothing is sent twice, nothing times out.  A retry
+# whose time was written before the clock was put back waits for that time, or for whisperer.retry().
+use strict;
+use warnings;
+
+use File::Spec;
+use FindBin;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+use Whisperer::Ledger;
+use Whisperer::Node;
+use Whisperer::Receiver;
+
+# The server's clock, and only the one that jumps: see test/clock/shifted_clock.c.
+my $directory = File::Spec->rel2abs(PostgreSQL::Test::Utils::tempdir());
+my ($library, $shift) = ("$directory/shifted_clock.so", "$directory/shift");
+system('cc', '-O2', '-shared', '-fPIC', '-o', $library, "$FindBin::RealBin/../clock/shifted_clock.c") == 0
+  or die "the clock cannot be built\n";
+
+sub set_clock
+{
+	my ($days) = @_;
+	# In place: it is mapped.
+	open(my $file, -e $shift ? '+<' : '>', $shift) or die "$shift: $!";
+	syswrite($file, pack('q', $days * 86400)) == 8 or die "$shift: $!";
+	close $file;
+	return;
+}
+
+my $receiver = Whisperer::Receiver->new;
+my $node = Whisperer::Node->new('main');
+$node->init(settings => $Whisperer::Ledger::settings);
+set_clock(0);
+{
+	local $ENV{LD_PRELOAD} = $library;
+	local $ENV{SHIFTED_CLOCK} = $shift;
+	$node->start;
+}
+$node->create_whisperer('postgres');
+my $ledger = Whisperer::Ledger->new($node, $receiver);
+my $far = '1 hour';
+
+for my $round (1 .. Whisperer::Ledger::repetitions(1, 20))
+{
+	my $before = 0;
+	for my $day (1, 0, -1, 0)
+	{
+		my $name = "round $round, from day $before to day $day";
+		$ledger->start(seconds => 2, prepared => 1);
+		$ledger->random_moment(1.5);
+		set_clock($day);
+		$ledger->finish;
+		# What waits for a time that is far off now.
+		my $waits = "FROM whisperer.pending WHERE next_attempt_at > clock_timestamp() + interval '$far'";
+		my $others = "FROM whisperer.pending WHERE next_attempt_at <= clock_timestamp() + interval '$far'";
+		$node->poll_until('postgres', "SELECT count(*) $others", '0', 30);
+		my $waiting = $node->safe_psql('postgres', "SELECT count(whisperer.retry(uuid)) $waits");
+		note "$name: $waiting retries waited for the time that was written";
+		is($waiting, 0, "$name: none waits") if $day > $before;
+		$ledger->judge($name);
+		is($node->safe_psql('postgres', q{SELECT count(*) FROM whisperer.webhook_events WHERE error IS NOT NULL}), '0',
+			"$name: no error");
+		$ledger->turn_page;
+		$before = $day;
+	}
+}
+
+# A retry whose time is written: put back, the clock makes it wait until then, or for retry().
+set_clock(1);
+$receiver->answer('/retried', { status => 500 }, { status => 200 });
+$ledger->sql(qq{
+	SELECT whisperer.register_event_type('retried');
+	SELECT whisperer.subscribe('retried', '@{[$receiver->url('/retried')]}',
+		retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 5}}');
+	SELECT whisperer.deliver_event('{}', 'retried')});
+my $retried = q{FROM whisperer.webhook_events WHERE event_type = 'retried'};
+$node->poll_until('postgres', "SELECT retry_count $retried", '1');
+set_clock(0);
+is($ledger->sql("SELECT next_attempt_at > clock_timestamp() + interval '$far' $retried"), 't', 'its time is a day off now');
+$ledger->sql("SELECT whisperer.retry(uuid) $retried");
+$node->poll_until('postgres', "SELECT state $retried", 'delivered');
+pass('retry() sends it at once');
+
+unlike($node->log_since(0), qr/PANIC|was terminated by signal|exited with exit code (?![01]\b)/, 'no process came to harm');
+$node->stop;
+done_testing();
