@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <string>
 
 namespace whisperer::core {
 
@@ -23,12 +24,27 @@ struct FreeContext {
 };
 using Context = std::unique_ptr<EVP_MAC_CTX, FreeContext>;
 
-// A context set up for HMAC-SHA256 but for the key, made once and copied for each signature: looking the
-// algorithm up costs more than signing a usual body. Null: OpenSSL has none, or memory ran out; tried again
-// at the next call.
-const EVP_MAC_CTX *unkeyed_context() {
-    static thread_local Context prepared;
-    if (prepared == nullptr) {
+// A context for HMAC-SHA256, made once in each thread: looking the algorithm up costs more than signing a
+// usual body. It keeps the key it was used with last, which is mostly the next one's too: setting a key costs
+// as much as signing. Null: OpenSSL has none, or memory ran out; tried again at the next call.
+struct Signer {
+    Context context;
+    std::string key; // empty: none
+
+    ~Signer() { forget(); }
+    void forget() {
+        OPENSSL_cleanse(key.data(), key.size());
+        key.clear();
+    }
+};
+
+// The two signatures have different keys where the secret is an encoded one.
+enum class Kind : uint8_t { body, webhook };
+
+Signer *signer(Kind kind) {
+    static thread_local Signer of_kind[2];
+    Signer &prepared = of_kind[static_cast<size_t>(kind)];
+    if (prepared.context == nullptr) {
         EVP_MAC *mac = EVP_MAC_fetch(nullptr, "HMAC", nullptr);
         if (mac == nullptr)
             return nullptr;
@@ -39,9 +55,25 @@ const EVP_MAC_CTX *unkeyed_context() {
                                OSSL_PARAM_construct_end()};
         if (made == nullptr || EVP_MAC_CTX_set_params(made.get(), params) != 1)
             return nullptr;
-        prepared = std::move(made);
+        prepared.context = std::move(made);
     }
-    return prepared.get();
+    return &prepared;
+}
+
+// Ready for the first byte to be signed with the key.
+bool begin(Signer *with, std::string_view key) {
+    if (with->key == key)
+        return EVP_MAC_init(with->context.get(), nullptr, 0, nullptr) == 1;
+    with->forget();
+    if (EVP_MAC_init(with->context.get(), reinterpret_cast<const unsigned char *>(key.data()), key.size(),
+                     nullptr) != 1)
+        return false;
+    try {
+        with->key.assign(key);
+    } catch (const std::bad_alloc &) {
+        with->key.clear(); // it is set again the next time
+    }
+    return true;
 }
 
 const unsigned char *bytes(std::string_view text) {
@@ -49,19 +81,17 @@ const unsigned char *bytes(std::string_view text) {
 }
 
 // HMAC-SHA256 of the parts one after the other.
-bool hmac(std::string_view key, const std::string_view *parts, size_t count,
+bool hmac(Kind kind, std::string_view key, const std::string_view *parts, size_t count,
           unsigned char (&digest)[digest_size]) {
-    const EVP_MAC_CTX *unkeyed = unkeyed_context();
-    if (unkeyed == nullptr || key.empty())
+    Signer *with = signer(kind);
+    if (with == nullptr || key.empty() || !begin(with, key))
         return false;
-    Context context(EVP_MAC_CTX_dup(unkeyed));
-    if (context == nullptr || EVP_MAC_init(context.get(), bytes(key), key.size(), nullptr) != 1)
-        return false;
+    EVP_MAC_CTX *context = with->context.get();
     for (size_t i = 0; i < count; i++)
-        if (!parts[i].empty() && EVP_MAC_update(context.get(), bytes(parts[i]), parts[i].size()) != 1)
+        if (!parts[i].empty() && EVP_MAC_update(context, bytes(parts[i]), parts[i].size()) != 1)
             return false;
     size_t written = 0;
-    return EVP_MAC_final(context.get(), digest, &written, sizeof(digest)) == 1 && written == digest_size;
+    return EVP_MAC_final(context, digest, &written, sizeof(digest)) == 1 && written == digest_size;
 }
 
 bool in_base64_alphabet(char c) {
@@ -138,7 +168,7 @@ bool sign_body(Slice secret, Slice body, char (&out)[body_signature_size]) noexc
     unsigned char digest[digest_size];
     std::string_view part = body.view();
     out[0] = '\0';
-    if (!hmac(secret.view(), &part, 1, digest))
+    if (!hmac(Kind::body, secret.view(), &part, 1, digest))
         return false;
     constexpr char digits[] = "0123456789abcdef";
     memcpy(out, "sha256=", 7);
@@ -165,7 +195,7 @@ bool sign_webhook(Slice secret, Slice webhook_id, int64_t unix_seconds, Slice bo
     int stamp_size = snprintf(stamp, sizeof(stamp), ".%lld.", static_cast<long long>(unix_seconds));
     std::string_view parts[] = {webhook_id.view(), {stamp, static_cast<size_t>(stamp_size)}, body.view()};
     unsigned char digest[digest_size];
-    if (!hmac(key, parts, 3, digest))
+    if (!hmac(Kind::webhook, key, parts, 3, digest))
         return false;
     memcpy(out, "v1,", 3);
     EVP_EncodeBlock(reinterpret_cast<unsigned char *>(out + 3), digest, digest_size); // writes the final NUL

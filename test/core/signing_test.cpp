@@ -54,6 +54,24 @@ TEST(Signing, WebhookSignature) {
     EXPECT_NE(webhook_signature("plain", "id", 7, "[]"), webhook_signature("plain", "id", 7, "{}"));
 }
 
+TEST(Signing, OneKeyAfterAnother) {
+    const std::string keys[] = {"Jefe", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "k",
+                                std::string(131, '\xaa')};
+    std::vector<std::string> first;
+    for (const std::string &key : keys)
+        first.push_back(body_signature(key, "text") + webhook_signature(key, "id", 1, "text"));
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 4; j++) {
+            EXPECT_EQ(body_signature(keys[i], "text") + webhook_signature(keys[i], "id", 1, "text"),
+                      first[i]);
+            EXPECT_EQ(body_signature(keys[j], "text") + webhook_signature(keys[j], "id", 1, "text"),
+                      first[j]);
+            EXPECT_NE(body_signature(keys[j], "texts"), body_signature(keys[j], "text"));
+        }
+    EXPECT_EQ(body_signature("", "text"), "");
+    EXPECT_EQ(body_signature("k", "text") + webhook_signature("k", "id", 1, "text"), first[2]);
+}
+
 TEST(Signing, BadSecretsSignNothing) {
     char body[body_signature_size] = "old";
     char webhook[webhook_signature_size] = "old";
