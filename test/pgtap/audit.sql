@@ -74,8 +74,10 @@ SELECT is_empty($$SELECT relname FROM relations WHERE relkind = 'v' AND NOT coal
 SELECT is_empty($$SELECT relname, relkind FROM relations WHERE relkind NOT IN ('r', 'v', 'S') OR relpersistence <> 'p'$$, 'tables, views and sequences, all logged');
 
 -- ---- Code that runs by itself
-SELECT results_eq($$SELECT tgrelid::regclass::text, tgfoid::regprocedure::text FROM pg_trigger WHERE tgrelid IN (SELECT oid FROM relations)$$,
-    $$VALUES ('whisperer.home', 'whisperer.home_changed()')$$, 'triggers: a restore of home is noticed by one, and there is no other');
+SELECT set_eq($$SELECT tgrelid::regclass::text, tgfoid::regprocedure::text FROM pg_trigger WHERE tgrelid IN (SELECT oid FROM relations)$$,
+    $$VALUES ('whisperer.home', 'whisperer.home_changed()'), -- a restore is noticed
+             ('whisperer.subscription', 'whisperer.recipients_changed()'), -- sessions look anew for whom an event is
+             ('whisperer.event_type_entry', 'whisperer.recipients_changed()')$$, 'triggers: our own, for these reasons');
 SELECT is_empty($$SELECT ev_class::regclass, rulename FROM pg_rewrite WHERE ev_class IN (SELECT oid FROM relations) AND rulename <> '_RETURN'$$, 'no rules');
 -- What defaults, checks, indexes and views call: our own, or PostgreSQL's.
 SELECT is_empty($$

@@ -141,7 +141,7 @@ for my $name (@names)
 	my $label = $name =~ s/\n/\\n/r;
 	my $quoted = '"' . ($name =~ s/"/""/gr) . '"';
 	my $literal = "'" . ($name =~ s/'/''/gr) . "'";
-	my $type = $name =~ /[\n\t]/ ? $name =~ s/[\n\t]/ /gr : $name; # no control characters in event types
+	my $type = $name =~ s/[\n\t]|\xE2\x80\xAE/ /gr; # no control characters in event types
 	my $type_literal = "'" . ($type =~ s/'/''/gr) . "'";
 	my $both = "quote_ident($literal) || '.' || quote_ident($literal)";
 	my $script = qq{
