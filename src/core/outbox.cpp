@@ -400,6 +400,21 @@ void Outbox::Impl::wake_postponed(WallMicros now) noexcept {
     postponed.erase(due, postponed.end());
 }
 
+// What waits a moment, beside due times of the wall clock, must not wait until a clock that was put back
+// shows that moment again.
+bool Outbox::Impl::clock_was_put_back(Micros now, WallMicros wall) noexcept {
+    constexpr Micros tolerance = 1000 * 1000;
+    const Micros offset = wall - now;
+    const bool put_back = offset < clock_offset - tolerance;
+    clock_offset = offset;
+    if (!put_back)
+        return false;
+    for (Item *item : postponed)
+        item->postponed_until = std::min(item->postponed_until, wall);
+    adoptions_again = std::min(adoptions_again, wall);
+    return true;
+}
+
 void Outbox::Impl::end_postponement(Subscription *subscription) noexcept {
     subscription->postponed--;
     try {

@@ -208,6 +208,7 @@ struct Outbox::Impl {
     Micros last_stall_check = INT64_MIN / 2;
     Micros first_start = INT64_MIN;
     WallMicros planned_at = 0;
+    Micros clock_offset = INT64_MIN / 2; // wall clock less monotonic clock
 
     std::shared_ptr<const Snapshot> now_snapshot;
     std::vector<Subscription *> planning; // taken off `hungry` for the reads under way
@@ -240,6 +241,7 @@ struct Outbox::Impl {
     void add_result(Item *item);
     void end_postponement(Subscription *subscription) noexcept;
     void wake_postponed(WallMicros now) noexcept;
+    bool clock_was_put_back(Micros now, WallMicros wall) noexcept;
 
     // outbox_turns.cpp
     int wanted_rows(const Subscription &subscription) const noexcept;

@@ -425,6 +425,8 @@ void Outbox::step(Micros now, WallMicros wall) noexcept {
     }
     box.engine->step(now);
     const Guard guard(box.mutex);
+    if (box.clock_was_put_back(now, wall))
+        mark_all_dirty(); // what was to be read again in a moment, too
     box.wake_postponed(wall);
     try {
         while (const HttpResult *http = box.engine->peek_done()) {
@@ -451,7 +453,7 @@ int Outbox::timeout_ms(Micros now, WallMicros wall, bool sending) noexcept {
     auto until = [&](WallMicros time) { at_most(std::max<int64_t>(0, (time - wall + 999) / 1000)); };
     for (const Item *item : box.postponed)
         until(item->postponed_until);
-    if (box.requests > 0)
+    if (box.requests > 0 || !box.postponed.empty())
         at_most(250);
     if (sending) {
         if (!box.bodies_wanted.empty())

@@ -121,12 +121,14 @@ class Model {
 
     bool empty() const { return table.empty(); }
 
+    WallMicros clock_shift = 0;
     std::unique_ptr<Outbox> box;
     std::map<Uuid, Row> table;
     std::map<Uuid, core::Outcome> history;
     std::map<Uuid, int> launches;
     std::map<int64_t, std::string> urls;
     std::set<Uuid> locked; // by some session
+    int postponements = 0;
     std::mt19937_64 generator{42};
     size_t committed = 0;
     size_t most_in_memory = 0;
@@ -145,7 +147,7 @@ class Model {
     Xid next() const { return next_xid; }
 
   private:
-    static WallMicros wall() { return mono(); }
+    WallMicros wall() const { return mono() + clock_shift; }
 
     static int took_off(void *context, const Uuid &uuid, int64_t, bool alone, const CrashCount &) {
         auto *model = static_cast<Model *>(context);
@@ -166,6 +168,7 @@ class Model {
             AttemptResult result = box->result(i);
             if (locked.count(result.uuid) > 0) {
                 box->postpone(i, wall() + 1000);
+                postponements++;
                 continue;
             }
             auto row = table.find(result.uuid);

@@ -82,6 +82,21 @@ $ledger->sql("SELECT whisperer.retry(uuid) $retried");
 $node->poll_until('postgres', "SELECT state $retried", 'delivered');
 pass('retry() sends it at once');
 
+# A result whose row is locked while the clock is put back is recorded as soon as the lock is gone.
+set_clock(1);
+$receiver->answer('/plain', { hang => 'request' });
+my $session = $node->background_psql('postgres');
+$ledger->sql(q{INSERT INTO ledger (note) VALUES ('locked')});
+my ($request) = $receiver->await('/plain', 1);
+$session->query_safe($_) for 'BEGIN', "SELECT FROM whisperer.delivery WHERE uuid = '$request->{id}' FOR UPDATE";
+$receiver->release('/plain');
+$node->poll_until('postgres', q{SELECT in_flight FROM whisperer.workers WHERE kind = 'delivery'}, '0');
+$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.pending WHERE target_url ~ 'flaky'}, '0');
+set_clock(0);
+$session->query_safe('ROLLBACK');
+$session->quit;
+$ledger->judge('locked while the clock was put back');
+
 unlike($node->log_since(0), qr/PANIC|was terminated by signal|exited with exit code (?![01]\b)/, 'no process came to harm');
 $node->stop;
 done_testing();
