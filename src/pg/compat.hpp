@@ -177,6 +177,15 @@ inline void compat_insert_index_entries(ResultRelInfo *target, TupleTableSlot *r
 #endif
 }
 
+// A scan by an index for rows of the table. 18 can count what the scan does, for EXPLAIN.
+inline IndexScanDesc compat_index_beginscan(Relation table, Relation index, Snapshot snapshot, int keys) {
+#if PG_VERSION_NUM >= 180000
+    return index_beginscan(table, index, snapshot, nullptr, keys, 0);
+#else
+    return index_beginscan(table, index, snapshot, keys, 0);
+#endif
+}
+
 // 17 lets access methods keep something in the IndexInfo between insertions, which must be let go.
 inline void compat_index_insert_done(Relation index, IndexInfo *info) {
 #if PG_VERSION_NUM >= 170000

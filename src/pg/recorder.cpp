@@ -1,8 +1,9 @@
 // From the outbox to the tables: what became of each attempt, many in one transaction. The delivery worker's
 // results and those of a synchronous delivery go through the same code.
 //
-// Rows are locked with SKIP LOCKED in key order: the worker never waits for a session that holds one (an open
-// cancel()), and what was skipped is tried again.
+// What is settled, most of it, goes without SQL (settling.hpp); what is sent again, or was cancelled
+// meanwhile, by a statement for all of its kind. Rows are taken in key order and never waited for: what a
+// session holds (an open cancel()) is tried again.
 #include "pg/prelude.hpp"
 
 #include "pg/delivery_worker.hpp"
@@ -11,6 +12,7 @@
 #include "pg/receiver_states.hpp"
 #include "pg/recorder.hpp"
 #include "pg/roster.hpp"
+#include "pg/settling.hpp"
 #include "pg/transcode.hpp"
 
 extern "C" {
@@ -52,19 +54,6 @@ Statement present_statement = {
     "CASE WHEN r.attempted_at IS NULL THEN d.request_datetimes ELSE r.attempted_at || d.request_datetimes "  \
     "END"
 #define NEW_RESPONSE_TIME "pg_catalog.make_interval(secs => r.elapsed / 1e6)"
-
-Statement settle_statement = {"WITH gone AS (DELETE FROM whisperer.delivery d USING " RESULT_ARRAYS
-                              " WHERE d.uuid = r.uuid"
-                              "  RETURNING d.uuid, d.subscription_id, r.state, r.attempts, d.event_type, "
-                              "d.event_uuid, d.payload, d.body,"
-                              "  d.relation_schema, d.relation_name, r.status, r.content, " NEW_RESPONSE_TIME
-                              ", r.error, " NEW_DATETIMES ", d.created_date)"
-                              " INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, "
-                              "event_type, event_uuid, payload, body,"
-                              " relation_schema, relation_name, response_http_status, response_content, "
-                              "response_time, error, request_datetimes,"
-                              " created_date, modified_date) SELECT gone.*, $10 FROM gone",
-                              10, RESULT_TYPES, nullptr};
 
 #define RETRY_SQL(when)                                                                                      \
     "UPDATE whisperer.delivery d SET " when ", attempts = r.attempts,"                                       \
@@ -139,26 +128,51 @@ bool is_settling(core::Outcome outcome) {
     return outcome != core::Outcome::retry;
 }
 
-// Locks the rows there are and sorts the results by what is to be done.
-void decide_fates(core::Outbox *box) {
-    core::Uuid *uuids = (core::Uuid *)palloc(sizeof(core::Uuid) * recording.count);
-    for (size_t i = 0; i < recording.count; i++)
-        uuids[i] = box->result(i).uuid;
-    UuidSet locked = query_uuids(&lock_statement, uuid_array(uuids, recording.count));
-    UuidSet present = {nullptr, 0};
-    if (locked.count < recording.count) {
-        size_t missing = 0;
-        for (size_t i = 0; i < recording.count; i++)
-            if (!locked.has(box->result(i).uuid))
-                uuids[missing++] = box->result(i).uuid;
-        present = query_uuids(&present_statement, uuid_array(uuids, missing));
-    }
+// What is settled goes to the history, in the order of the uuids.
+void settle_deliveries(core::Outbox *box) {
+    struct Place {
+        core::Uuid uuid; // first: compare_uuids() sees only this
+        size_t result;
+    };
+    Place *places = (Place *)palloc(sizeof(Place) * recording.count);
+    size_t count = 0;
     for (size_t i = 0; i < recording.count; i++) {
         core::AttemptResult result = box->result(i);
-        if (locked.has(result.uuid))
-            recording.fates[i] = is_settling(result.outcome) ? Fate::settle : Fate::retry;
-        else
-            recording.fates[i] = present.has(result.uuid) ? Fate::postpone : Fate::cancelled;
+        if (is_settling(result.outcome))
+            places[count++] = Place{result.uuid, i};
+    }
+    if (count == 0)
+        return;
+    qsort(places, count, sizeof(Place), compare_uuids);
+    Settling *settling = settling_begin();
+    for (size_t i = 0; i < count; i++) {
+        Settled settled = settle(settling, box->result(places[i].result));
+        recording.fates[places[i].result] = settled == Settled::done     ? Fate::settle
+                                            : settled == Settled::locked ? Fate::postpone
+                                                                         : Fate::cancelled;
+    }
+    settling_end(settling);
+}
+
+// Locks the rows of those that are to be sent again.
+void lock_retries(core::Outbox *box) {
+    core::Uuid *uuids = (core::Uuid *)palloc(sizeof(core::Uuid) * recording.count);
+    size_t count = 0;
+    for (size_t i = 0; i < recording.count; i++)
+        if (!is_settling(box->result(i).outcome))
+            uuids[count++] = box->result(i).uuid;
+    if (count == 0)
+        return;
+    UuidSet locked = query_uuids(&lock_statement, uuid_array(uuids, count));
+    UuidSet present = {nullptr, 0};
+    if (locked.count < count)
+        present = query_uuids(&present_statement, uuid_array(uuids, count));
+    for (size_t i = 0; i < recording.count; i++) {
+        core::AttemptResult result = box->result(i);
+        if (!is_settling(result.outcome))
+            recording.fates[i] = locked.has(result.uuid)    ? Fate::retry
+                                 : present.has(result.uuid) ? Fate::postpone
+                                                            : Fate::cancelled;
     }
 }
 
@@ -173,17 +187,16 @@ struct Columns {
     core::Uuid uuids[results_at_once];
 };
 
-const char *state_name(core::Outcome outcome, Fate fate) {
-    if (outcome == core::Outcome::delivered)
-        return "delivered";
-    return fate == Fate::cancelled ? "cancelled" : "failed";
+// Of what was cancelled. What goes on has none.
+const char *state_name(core::Outcome outcome) {
+    return outcome == core::Outcome::delivered ? "delivered" : "cancelled";
 }
 
 void add_column(Columns *columns, const core::AttemptResult &result, Fate fate) {
     int i = columns->count++;
     columns->uuids[i] = result.uuid;
     columns->uuid[i] = PointerGetDatum(columns->uuids[i].bytes);
-    columns->state[i] = CStringGetTextDatum(state_name(result.outcome, fate));
+    columns->state[i] = CStringGetTextDatum(state_name(result.outcome));
     columns->attempts[i] = Int32GetDatum(result.attempts);
     columns->status[i] = Int32GetDatum(result.status);
     // Without a response there is no content; an empty one is an empty text.
@@ -269,8 +282,8 @@ void write_results(core::Outbox *box, Statement *retry) {
     recording.count = next_batch(box);
     if (recording.count == 0)
         return;
-    decide_fates(box);
-    write_fate(box, Fate::settle, &settle_statement);
+    settle_deliveries(box);
+    lock_retries(box);
     write_fate(box, Fate::retry, retry);
     write_fate(box, Fate::cancelled, &cancelled_statement);
     write_jobs(box);
