@@ -276,6 +276,8 @@ void take_flags(DeliveryWorker *worker) {
     uint64 bits[dirty_words];
     if (roster_take_reload(worker->self->slot))
         worker->reload_wanted = true;
+    if (!setting_enabled)
+        return; // the marks stay: sessions do not wake it for what is marked already
     if (roster_take_dirty(worker->self->slot, bits)) {
         worker->box->mark_all_dirty();
         worker->reload_wanted = true;

@@ -225,10 +225,12 @@ void roster_mark_dirty(DatabaseSlot *slot, const uint64 *bits) {
             int position = __builtin_ctzll(rest);
             uint32 shard = static_cast<uint32>(word * 64 + position) % shards;
             WorkerSlot *worker = shard_worker(slot, static_cast<int>(shard));
-            if (worker != nullptr) {
-                pg_atomic_fetch_or_u64(&worker->dirty[word], UINT64CONST(1) << position);
+            if (worker == nullptr)
+                continue;
+            // Found set, whoever set it wakes the worker, which has not looked since.
+            uint64 bit = UINT64CONST(1) << position;
+            if ((pg_atomic_fetch_or_u64(&worker->dirty[word], bit) & bit) == 0)
                 wake[shard] = true;
-            }
         }
     }
     for (uint32 shard = 0; shard < shards; shard++) {
