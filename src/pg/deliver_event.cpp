@@ -61,11 +61,10 @@ Datum uuid_array(const pg_uuid_t *uuids, int count) {
 }
 
 Datum deliver(const Request &request, const EventOrigin &origin, const Recipients &recipients,
-              Jsonb *payload) {
-    PayloadText text = payload_text(payload);
+              const PayloadText &payload) {
     if (request.now)
         check_may_deliver_now();
-    pg_uuid_t *uuids = enqueue_events(origin, recipients, &text, 1);
+    pg_uuid_t *uuids = enqueue_events(origin, recipients, &payload, 1);
     if (request.now)
         deliver_now(uuids, recipients.count);
     return uuid_array(uuids, recipients.count);
@@ -108,7 +107,7 @@ WHISPERER_SQL_FUNCTION(whisperer_deliver_event) {
     }
     EventOrigin origin = {request.event_type, nullptr, nullptr};
     set_relation_of_type(&origin, type);
-    Jsonb *payload = serialize_instance(recipients.functions, PG_GETARG_DATUM(0), type);
+    PayloadText payload = payload_of_instance(recipients.functions, PG_GETARG_DATUM(0), type);
     PG_RETURN_DATUM(deliver(request, origin, recipients, payload));
 }
 
@@ -121,11 +120,11 @@ WHISPERER_SQL_FUNCTION(whisperer_deliver_event_text) {
         raise_null_argument("instance", "Give a row, or a JSON object.");
     access_check(caller, Access::deliver, request.event_type);
     PreventCommandIfReadOnly("whisperer.deliver_event()"); // whether anybody subscribes or not
-    Jsonb *payload = parse_json_object(text_to_cstring(PG_GETARG_TEXT_PP(0)), "instance");
+    Jsonb *instance = parse_json_object(text_to_cstring(PG_GETARG_TEXT_PP(0)), "instance");
     Recipients recipients = find_recipients(request.event_type, request.config_filter);
     if (recipients.count == 0)
         PG_RETURN_DATUM(uuid_array(nullptr, 0));
     EventOrigin origin = {request.event_type, nullptr, nullptr};
-    payload = serialize_instance(recipients.functions, JsonbPGetDatum(payload), JSONBOID);
+    PayloadText payload = payload_of_instance(recipients.functions, JsonbPGetDatum(instance), JSONBOID);
     PG_RETURN_DATUM(deliver(request, origin, recipients, payload));
 }

@@ -122,6 +122,13 @@ Jsonb *serialize_instance(const EventFunctions &functions, Datum value, Oid type
     return require_result_object(serializer, user_function_call_jsonb(serializer, &argument, 1));
 }
 
+PayloadText payload_of_instance(const EventFunctions &functions, Datum value, Oid type) {
+    bool plain = functions.serializer == nullptr && functions.customizer == nullptr;
+    return plain && type != JSONBOID && type != JSONOID
+               ? row_payload_text(value, type)
+               : payload_text(serialize_instance(functions, value, type));
+}
+
 Datum convert_row(Datum row, Oid from, Oid to) {
     HeapTupleHeader header = DatumGetHeapTupleHeader(row);
     TupleDesc from_columns = lookup_rowtype_tupdesc(from, -1);

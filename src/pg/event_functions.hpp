@@ -27,6 +27,9 @@ struct EventFunctions {
 // is gone.
 Jsonb *serialize_instance(const EventFunctions &functions, Datum value, Oid type);
 
+// The payload's text.
+PayloadText payload_of_instance(const EventFunctions &functions, Datum value, Oid type);
+
 // Whether serialize_instance() needs rows in the row type of one table, or takes any row as it is.
 bool serializer_takes_rows(const EventFunctions &functions);
 

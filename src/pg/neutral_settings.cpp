@@ -27,10 +27,6 @@ constexpr NeutralSetting neutral_settings[] = {
     {"search_path", "pg_catalog, pg_temp"},
 };
 
-void set_neutral(const char *name, const char *value) {
-    (void)set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-}
-
 } // namespace
 
 int neutral_settings_begin() {
@@ -38,21 +34,17 @@ int neutral_settings_begin() {
     for (const NeutralSetting &setting : neutral_settings) {
         const char *now = GetConfigOption(setting.name, false, false);
         if (strcmp(now, setting.value) != 0)
-            set_neutral(setting.name, setting.value);
+            (void)set_config_option(setting.name, setting.value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+                                    true, 0, false);
     }
     // Any positive value means "shortest that is exact".
     if (extra_float_digits < 1)
-        set_neutral("extra_float_digits", "1");
+        (void)set_config_option("extra_float_digits", "1", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+                                0, false);
     // What the function's own statements hold, the caller may not see.
     if (Debug_print_parse || Debug_print_rewritten || Debug_print_plan)
         for (const char *name : {"debug_print_parse", "debug_print_rewritten", "debug_print_plan"})
             (void)set_config_option(name, "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-    return level;
-}
-
-int neutral_time_zone_begin() {
-    int level = NewGUCNestLevel();
-    set_neutral("TimeZone", "UTC");
     return level;
 }
 

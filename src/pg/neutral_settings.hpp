@@ -12,9 +12,6 @@ namespace whisperer::pg {
 // the session's user). Returns the level; an ERROR needs no clean-up.
 int neutral_settings_begin();
 
-// The same with the time zone only, for what depends on no other and runs nothing of a user's.
-int neutral_time_zone_begin();
-
 // Ends it: these settings, and whatever was set meanwhile, are as before.
 void neutral_settings_end(int level);
 

@@ -2,11 +2,11 @@
 
 #include "pg/errors.hpp"
 #include "pg/neutral_settings.hpp"
+#include "pg/row_text.hpp"
 #include "pg/serialize.hpp"
 #include "pg/settings.hpp"
 
 extern "C" {
-#include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -14,7 +14,6 @@ extern "C" {
 #include "nodes/makefuncs.h"
 #include "pgtime.h"
 #include "utils/builtins.h"
-#include "utils/float.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -34,10 +33,14 @@ namespace {
 Datum call_to_jsonb(Datum value, Oid type) {
     static FmgrInfo function;
     static Oid prepared_for = InvalidOid;
+    static MemoryContext memory = nullptr;
     if (prepared_for != type) {
         prepared_for = InvalidOid;
-        MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-        fmgr_info_cxt(F_TO_JSONB, &function, TopMemoryContext);
+        if (memory == nullptr)
+            memory = AllocSetContextCreate(CacheMemoryContext, "whisperer to_jsonb", ALLOCSET_SMALL_SIZES);
+        MemoryContextReset(memory);
+        MemoryContext old = MemoryContextSwitchTo(memory);
+        fmgr_info_cxt(F_TO_JSONB, &function, memory);
         Node *argument = (Node *)makeNullConst(type, -1, InvalidOid);
         fmgr_info_set_expr((Node *)makeFuncExpr(F_TO_JSONB, JSONBOID, list_make1(argument), InvalidOid,
                                                 InvalidOid, COERCE_EXPLICIT_CALL),
@@ -70,98 +73,6 @@ Datum call_as_owner(Datum value, Oid type) {
     return result;
 }
 
-// ---- Rows of nothing but built-in types whose text hardly any setting changes: nearly all rows there are.
-// Nothing of a user's runs for them, so they need neither another user nor settings.
-
-enum class Plainness { none, but_for_time_zone, full };
-
-Plainness plainness_of_column(Oid type) {
-    switch (type) {
-    case BOOLOID:
-    case INT2OID:
-    case INT4OID:
-    case INT8OID:
-    case NUMERICOID:
-    case TEXTOID:
-    case VARCHAROID:
-    case BPCHAROID:
-    case CHAROID:
-    case NAMEOID:
-    case OIDOID:
-    case UUIDOID:
-    case JSONOID:
-    case JSONBOID:
-    case DATEOID: // JSON has ISO 8601 always
-    case TIMESTAMPOID:
-    case TIMEOID:
-    case FLOAT4OID: // extra_float_digits is looked at for each row
-    case FLOAT8OID:
-    case TEXTARRAYOID:
-    case INT2ARRAYOID:
-    case INT4ARRAYOID:
-    case INT8ARRAYOID:
-    case NUMERICARRAYOID:
-    case UUIDARRAYOID:
-        return Plainness::full;
-    case TIMESTAMPTZOID:
-        return Plainness::but_for_time_zone;
-    default:
-        return Plainness::none;
-    }
-}
-
-Plainness plainness_of_columns(const TupleDescData *columns) {
-    Plainness result = Plainness::full;
-    for (int i = 0; i < columns->natts; i++) {
-        const FormData_pg_attribute *column = TupleDescAttr(columns, i);
-        Plainness own = column->attisdropped ? Plainness::full : plainness_of_column(column->atttypid);
-        result = Min(result, own);
-    }
-    return result;
-}
-
-// Kept for the last type, as long as its columns are the same.
-Plainness plainness_of_type(Oid type) {
-    static Oid last_type = InvalidOid;
-    static uint64 last_columns = 0;
-    static Plainness last = Plainness::none;
-    const TypeCacheEntry *entry = lookup_type_cache(type, TYPECACHE_TUPDESC);
-    if (entry->tupDesc == nullptr)
-        return Plainness::none;
-    if (type != last_type || entry->tupDesc_identifier != last_columns) {
-        last = plainness_of_columns(entry->tupDesc);
-        last_type = type;
-        last_columns = entry->tupDesc_identifier;
-    }
-    return last;
-}
-
-bool time_zone_is_utc() {
-    const char *name = pg_get_timezone_name(session_timezone);
-    return strcmp(name, "UTC") == 0 || strcmp(name, "Etc/UTC") == 0;
-}
-
-Datum serialize_row(Datum value, Oid type) {
-    Plainness plainness =
-        type_is_rowtype(type) && HeapTupleHeaderGetTypeId(DatumGetHeapTupleHeader(value)) == type &&
-                extra_float_digits >= 1
-            ? plainness_of_type(type)
-            : Plainness::none;
-    if (plainness == Plainness::full ||
-        (plainness == Plainness::but_for_time_zone && time_zone_is_utc()))
-        return call_to_jsonb(value, type);
-    if (plainness == Plainness::but_for_time_zone) {
-        int level = neutral_time_zone_begin();
-        Datum result = call_to_jsonb(value, type);
-        neutral_settings_end(level);
-        return result;
-    }
-    int level = neutral_settings_begin();
-    Datum result = call_as_owner(value, type);
-    neutral_settings_end(level);
-    return result;
-}
-
 const char *hint_for(const char *argument) {
     return strcmp(argument, "instance") == 0 ? "Give a row, or a JSON object such as '{\"id\": 1}'."
                                              : "Give a JSON object such as '{\"region\": \"eu\"}'.";
@@ -182,8 +93,11 @@ Jsonb *serialize_default(Datum value, Oid type) {
         result = DatumGetJsonbP(value);
     else if (type == JSONOID)
         return parse_json_object(TextDatumGetCString(value), "instance");
-    else
-        result = DatumGetJsonbP(serialize_row(value, type));
+    else {
+        int level = neutral_settings_begin();
+        result = DatumGetJsonbP(call_as_owner(value, type));
+        neutral_settings_end(level);
+    }
     require_object(result, "instance");
     return result;
 }
@@ -241,11 +155,15 @@ void check_sendable_text(const char *text, int len, const char *what) {
 
 namespace {
 
-PayloadText checked_text(Jsonb *json, const char *what) {
+// So that it is a text without being copied.
+StringInfoData begin_text() {
     StringInfoData text;
     initStringInfo(&text);
-    appendStringInfoSpaces(&text, VARHDRSZ); // so that it is a text without being copied
-    JsonbToCString(&text, &json->root, VARSIZE(json));
+    appendStringInfoSpaces(&text, VARHDRSZ);
+    return text;
+}
+
+PayloadText checked_text(StringInfoData text, Jsonb *json, const char *what) {
     PayloadText result = {text.data + VARHDRSZ, text.len - VARHDRSZ, PointerGetDatum(text.data), json};
     SET_VARSIZE(text.data, text.len);
     if (result.len > setting_max_payload_size)
@@ -257,14 +175,27 @@ PayloadText checked_text(Jsonb *json, const char *what) {
     return result;
 }
 
+PayloadText text_of(Jsonb *json, const char *what) {
+    StringInfoData text = begin_text();
+    JsonbToCString(&text, &json->root, VARSIZE(json));
+    return checked_text(text, json, what);
+}
+
 } // namespace
 
 PayloadText payload_text(Jsonb *payload) {
-    return checked_text(payload, "payload");
+    return text_of(payload, "payload");
+}
+
+PayloadText row_payload_text(Datum row, Oid type) {
+    StringInfoData text = begin_text();
+    if (append_row_text(&text, row, type))
+        return checked_text(text, nullptr, "payload");
+    return payload_text(serialize_default(row, type));
 }
 
 PayloadText body_text(Jsonb *body) {
-    return checked_text(body, "customized body");
+    return text_of(body, "customized body");
 }
 
 } // namespace whisperer::pg

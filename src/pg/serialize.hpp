@@ -26,9 +26,12 @@ struct PayloadText {
     char *data; // terminated; of `value`
     int len;
     Datum value; // as text
-    Jsonb *json; // the same
+    Jsonb *json; // the same; null after row_payload_text()
 };
 PayloadText payload_text(Jsonb *payload);
+
+// The same as payload_text(serialize_default(row, type)).
+PayloadText row_payload_text(Datum row, Oid type);
 
 // The same for a whole body, as a customizer made it.
 PayloadText body_text(Jsonb *body);

@@ -126,7 +126,7 @@ void write_rows(const Firing *firing, const Datum *rows, int count) {
     size_t bytes = 0;
     for (int i = 0; i < count; i++) {
         Datum row = type == wanted_type ? rows[i] : convert_row(rows[i], type, wanted_type);
-        texts[ready] = payload_text(serialize_instance(firing->recipients.functions, row, wanted_type));
+        texts[ready] = payload_of_instance(firing->recipients.functions, row, wanted_type);
         bytes += (size_t)texts[ready++].len;
         if (bytes >= bytes_at_once || i == count - 1) {
             enqueue_events(firing->origin, firing->recipients, texts, ready);
