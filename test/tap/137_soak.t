@@ -12,7 +12,7 @@ use Whisperer::Node;
 use Whisperer::Processes qw(private_memory open_files);
 use Whisperer::Receiver;
 
-my $seconds = $ENV{WHISPERER_SOAK_SECONDS} // ($ENV{WHISPERER_LONG} ? 3600 : 32);
+my $seconds = $ENV{WHISPERER_SOAK_SECONDS} // ($ENV{WHISPERER_LONG} ? 3600 : 26);
 my $page = max(4, min(30, $seconds / 8));
 my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->started('main', settings => "$Whisperer::Ledger::settings\nwhisperer.safety_scan_interval = '1s'");
