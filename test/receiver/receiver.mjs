@@ -179,7 +179,8 @@ const actions = {
     'GET /statistics': () => statistics(),
 };
 
-// GET /requests?path=&port=&id=&after=&min=&timeout=&brief=1: waits until `min` match, or timeout (s).
+// GET /requests?path=&port=&id=&after=&min=&timeout=&brief=1&forget=1: waits until `min` match, or timeout (s);
+// forgets all of them, with nothing in between that would be lost.
 async function sendRequests(query, response) {
     const filter = {};
     for (const key of ['path', 'port', 'id']) if (query.has(key)) filter[key] = query.get(key);
@@ -194,6 +195,7 @@ async function sendRequests(query, response) {
         separator = ',\n';
     }
     response.end(`\n], "count": ${store.find(filter).length}}\n`);
+    if (query.has('forget')) store.reset();
 }
 
 async function control(request, response) {

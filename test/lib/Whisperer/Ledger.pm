@@ -174,14 +174,13 @@ sub forget_crashes { my $self = shift; unlink $self->{node}->data_dir . '/pg_whi
 sub _collect
 {
 	my $self = shift;
-	for my $request ($self->{receiver}->requests)
+	for my $request ($self->{receiver}->requests(forget => 1))
 	{
 		my ($path) = $request->{path} =~ m{^\Q$self->{prefix}\E(/\w+)$} or next;
 		my ($id) = $request->{body} =~ /"id": (\d+)/;
 		my $entry = $self->{seen}{$path}{ $request->{id} } //= { id => $id, arrived => [] };
 		push @{ $entry->{arrived} }, $request->{arrived};
 	}
-	$self->{receiver}->forget;
 	return;
 }
 
