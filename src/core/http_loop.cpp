@@ -28,13 +28,16 @@ int socket_action(const SocketSet::Ready &ready) noexcept {
 
 } // namespace
 
-int Engine::on_socket(CURL *, curl_socket_t fd, int what, void *user, void *) noexcept {
+int Engine::on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *) noexcept {
     uint32_t events = 0;
     if (what == CURL_POLL_IN || what == CURL_POLL_INOUT)
         events |= EPOLLIN;
     if (what == CURL_POLL_OUT || what == CURL_POLL_INOUT)
         events |= EPOLLOUT;
-    static_cast<Generation *>(user)->engine->sockets_.want(fd, events);
+    Transfer *transfer = nullptr; // the last to use the connection; null: libcurl closes one by itself
+    curl_easy_getinfo(easy, CURLINFO_PRIVATE, &transfer);
+    static_cast<Generation *>(user)->engine->sockets_.want(fd, events,
+                                                           transfer != nullptr && transfer->multiplexed);
     return 0;
 }
 
@@ -171,13 +174,12 @@ void Engine::harvest_all() noexcept {
 
 void Engine::step(Micros now) noexcept {
     settle(now, true);
-    run_timers();
-    harvest_all();
     bool full = false;
     size_t count = 0;
     int round = 0;
     // One look is enough unless more is ready than fits, or somebody's time is up: then everything that has
-    // already come is read before it is judged.
+    // already come is read before it is judged. New requests, which libcurl's timers start, come after the
+    // look: it is what finds out which idle connections must not be used for them.
     do {
         count = sockets_.wait(ready_, &full);
         for (size_t i = 0; i < count; i++) {

@@ -101,6 +101,12 @@ void explain_refusal(Transfer &transfer, const Address &address) noexcept {
 }
 
 void judge_outcome(Transfer &transfer, CURLcode code) noexcept {
+    // libcurl takes it for final, and what follows for a body.
+    if (transfer.status == 101) {
+        transfer.failure = Failure::malformed;
+        transfer.explain("the response switches protocols (101), which it was not asked to");
+        return;
+    }
     // libcurl takes a connection that is closed within the headers for the end of an empty body.
     const bool headers_whole = transfer.block_ended && transfer.status >= 200;
     if (code == CURLE_OK && !headers_whole) {

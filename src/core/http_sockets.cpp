@@ -61,11 +61,12 @@ void SocketSet::apply(int fd) noexcept {
         troubled_ = true;
 }
 
-void SocketSet::want(int fd, uint32_t events) noexcept {
+void SocketSet::want(int fd, uint32_t events, bool may_speak) noexcept {
     if (static_cast<size_t>(fd) >= slots_.size() || slots_[static_cast<size_t>(fd)].owner == nullptr)
         return; // every socket is made through opened()
     Slot &slot = slots_[static_cast<size_t>(fd)];
     slot.wanted = events;
+    slot.may_speak = may_speak;
     if (events != 0 && events != slot.registered)
         apply(fd);
 }
@@ -88,9 +89,14 @@ size_t SocketSet::wait(std::array<Ready, batch> &ready, bool *full) noexcept {
             ready[filled++] = {fd, nullptr, events};
             continue;
         }
-        if (slots_[static_cast<size_t>(fd)].wanted == 0) {
-            apply(fd); // an idle connection was closed from the other side; libcurl finds out when it looks
-                       // at it
+        const Slot &slot = slots_[static_cast<size_t>(fd)];
+        if (slot.wanted == 0) {
+            // An idle connection was closed from the other side, which libcurl finds out when it looks at it;
+            // or has said something, and libcurl, until 8.1, would take that for the answer to the next
+            // request (RFC 9112, section 9.2, says not to). Shut down, it cannot be used again.
+            if (!slot.may_speak)
+                shutdown(fd, SHUT_RDWR); // ENOTCONN: it was reset
+            apply(fd);
             continue;
         }
         ready[filled++] = {fd, slots_[static_cast<size_t>(fd)].owner, events};

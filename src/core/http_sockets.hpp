@@ -37,11 +37,12 @@ class SocketSet {
 
     // Its owner waits for these epoll events; 0: for nothing at present. A socket with nothing to wait for
     // stays registered until it reports something: a kept-alive connection is mostly used again before it
-    // does, which saves two system calls per request.
-    void want(int fd, uint32_t events) noexcept;
+    // does, which saves two system calls per request. `may_speak`: what comes meanwhile is in order, as it is
+    // with HTTP/2.
+    void want(int fd, uint32_t events, bool may_speak) noexcept;
 
     // Fills ready[0..batch) with what is ready now and returns how many entries were filled. Never blocks.
-    // `full` tells whether there may be more.
+    // `full` tells whether there may be more. Ends connections that have said something unasked.
     size_t wait(std::array<Ready, batch> &ready, bool *full) noexcept;
 
     // Ends the connections of an owner for which nobody waits. The sockets stay open until their owner closes
@@ -56,6 +57,7 @@ class SocketSet {
         void *owner = nullptr; // null: not one of ours
         uint32_t wanted = 0;
         uint32_t registered = 0; // 0: not in the epoll set
+        bool may_speak = false;
     };
 
     void apply(int fd) noexcept;

@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <linux/sockios.h>
 #include <set>
+#include <sys/ioctl.h>
 
 namespace whisperer::core::test {
 namespace {
@@ -159,6 +161,37 @@ TEST(HttpEngine, SurvivesAConnectionThatWasClosedMeanwhile) {
     EXPECT_EQ(server.connections(), 20);
 }
 
+// RFC 9112, section 9.2: what comes while nothing was asked is no answer to what is asked next.
+TEST(HttpEngine, DoesNotTakeWhatWasSaidUnaskedForAnAnswer) {
+    for (bool noticed : {false, true}) {
+        std::atomic<int> said{0};
+        Gate answered;
+        Server server([&](Peer &peer) {
+            while (peer.read_request()) {
+                peer.send(response(200, "asked " + peer.body));
+                if (said == 0) {
+                    answered.pass(); // in a packet of its own, when the first is done with
+                    peer.send(response(200, "unasked"));
+                    int on_the_way = 1;
+                    while (ioctl(peer.fd(), SIOCOUTQ, &on_the_way) == 0 && on_the_way > 0)
+                        std::this_thread::yield();
+                    ++said;
+                }
+            }
+        });
+        Owner owner;
+        EXPECT_EQ(owner.ask(server.url(), "1").body, "asked 1");
+        answered.open();
+        while (said == 0)
+            std::this_thread::yield();
+        if (noticed)
+            owner.turn();
+        const Outcome second = owner.ask(server.url(), "2");
+        EXPECT_EQ(second.body, "asked 2") << second.error;
+        EXPECT_EQ(server.connections(), 2);
+    }
+}
+
 TEST(HttpEngine, DoesNotFollowRedirects) {
     std::atomic<int> requests{0};
     Server second(echo(&requests));
@@ -250,6 +283,8 @@ TEST(HttpEngine, RefusesWhatIsNotHttp) {
     for (const std::string &text :
          {std::string("SSH-2.0-OpenSSH_9.2\r\n"), std::string("hello"), std::string("HTTP/9.9 what\r\n\r\n"),
           std::string("HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"),
+          std::string("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
+          "HTTP/1.1 101 Switching Protocols\r\n\r\n" + std::string(100000, 'x'),
           "HTTP/1.1 200 OK\r\nX-Long: " + std::string(90000, 'x') + "\r\n\r\n",
           "HTTP/1.1 200 OK\r\nX-Long: " + std::string(300000, 'x') + "\r\n\r\n"}) {
         Server server(once(text));
