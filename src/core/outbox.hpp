@@ -132,7 +132,8 @@ struct CrashCount {
     int alone;   // with no other that could have been the cause
 };
 
-// Told of take-off and landing, so that a crash leaves behind what was in flight. Must not throw.
+// Told of take-off and landing, so that a crash leaves behind what was in flight. Called from both threads,
+// under the outbox's lock. Must not throw.
 struct FlightRecorder {
     void *context;
     // A request is about to be sent. `alone`: it is a suspect, the only one in flight. Returns a slot for
@@ -145,6 +146,9 @@ struct FlightRecorder {
     bool (*claimed)(void *context, const Uuid &uuid) = nullptr;
     // What was in flight at a crash is settled, or gone, without having taken off again. May be null.
     void (*acquitted)(void *context, const Uuid &uuid) = nullptr;
+    // Grows whenever somebody takes back what may have been read already: cancels it, or has sent it. Nothing
+    // is sent until recalls_handled() was told of the same number. Asked after claimed(). May be null: never.
+    unsigned (*recalls)(void *context) = nullptr;
     // So many requests are under way now. May be null.
     void (*in_flight)(void *context, size_t requests) = nullptr;
 };
@@ -225,6 +229,8 @@ class Outbox {
     // `attempts`, where given, are those that each had made when it was read.
     size_t unsent(Uuid *uuids, size_t capacity, int *attempts = nullptr) noexcept;
     void drop_unsent(const Uuid &uuid) noexcept;
+    // What was taken back before FlightRecorder::recalls() gave this number has been dropped.
+    void recalls_handled(unsigned number) noexcept;
 
     // --- deliveries that are handed over instead of being read (a synchronous delivery)
     // May something be sent to it now: is it known, active, and not paused?
@@ -242,11 +248,13 @@ class Outbox {
     bool add_suspect(const Uuid &uuid, const CrashCount &count) noexcept;
 
     // --- sending
+    // False: start() starts nothing, and nothing has been started when this returns. At first true.
+    void allow_sending(bool allowed) noexcept;
     void start(Micros now, WallMicros wall) noexcept;
     void step(Micros now, WallMicros wall) noexcept;
     size_t in_flight() const noexcept;
-    // How long may the shell wait? 0: not at all; -1: until something happens. Not `sending`: start() is not
-    // going to be called, nor is anything read.
+    // How long may whoever steps wait? 0: not at all; -1: until something happens. Not `sending`: start() is
+    // not going to be called, nor is anything read.
     int timeout_ms(Micros now, WallMicros wall, bool sending = true) noexcept;
 
     // --- results

@@ -65,6 +65,15 @@ void Outbox::read_all_again() noexcept {
     mark_all_dirty();
 }
 
+bool Outbox::Impl::recalled() const noexcept {
+    return recorder.recalls != nullptr && recorder.recalls(recorder.context) != handled_recalls;
+}
+
+void Outbox::recalls_handled(unsigned number) noexcept {
+    const Guard guard(impl_->mutex);
+    impl_->handled_recalls = number;
+}
+
 bool Outbox::has_unsent_to_check() const noexcept {
     const Guard guard(impl_->mutex);
     return !impl_->recheck.empty();

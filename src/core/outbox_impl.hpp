@@ -26,7 +26,7 @@ struct UuidHash {
     }
 };
 
-// Held by every public function of the outbox for as long as it runs.  Recursive: some call others.
+// Taken by every public function of the outbox. Recursive: some call others.
 using Guard = std::lock_guard<std::recursive_mutex>;
 
 enum class Standing : uint8_t { good, unknown, bad };
@@ -44,6 +44,7 @@ struct Item {
     std::string payload;
     bool whole_body = false;
     bool body_missing = false;
+    bool body_asked = false; // and the shell is to load it, or doing so
     bool suspect = false;
     CrashCount crashes{};
     int flight_slot = -1;
@@ -119,6 +120,7 @@ struct Subscription {
 
     // Sending.
     std::deque<Item *> queue;
+    int being_read = 0; // rows of the reads under way
     int in_flight = 0;
     int postponed = 0; // results whose rows were found locked, and which are not recorded yet
     int window = 1;    // a receiver nobody knows may hang: one slot is what it costs to find out
@@ -167,7 +169,7 @@ struct PlannedRetry {
 
 enum class Launch : uint8_t {
     sent,
-    failed, // out of memory: later
+    failed, // out of memory, or something was recalled: later
     claimed // somebody else is sending it
 };
 
@@ -183,6 +185,8 @@ struct Outbox::Impl {
     mutable std::recursive_mutex mutex; // of everything but `engine`, which belongs to whoever calls step()
     std::unique_ptr<HttpEngine> engine;
     size_t requests = 0; // that the engine has
+    bool sending = true; // start() may start something
+    unsigned handled_recalls = 0;
     std::unique_ptr<EngineChange> engine_change;
     OutboxLimits limits{};
     Random random{};
@@ -270,6 +274,8 @@ struct Outbox::Impl {
     void set_standing(Subscription *subscription, Standing standing, bool stalled);
     Launch take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall);
     void count_requests(int change) noexcept;
+    bool recalled() const noexcept;
+    bool ask_body(Item *item);
     void leave_flight(Item *item, Micros now) noexcept;
     void conclude(Item *item, const HttpResult &http, Micros now, WallMicros wall);
     Launch launch(Item *item, Micros now, WallMicros wall);

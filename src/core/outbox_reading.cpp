@@ -148,6 +148,7 @@ Item *Outbox::Impl::make_item(Subscription *subscription, const DeliveryRow &row
             crashed.erase(crash);
         }
         just_read.push_back(item.get());
+        subscription->being_read++;
         queued_bytes += item->payload.size();
         place->second = std::move(item);
     } catch (...) {
@@ -249,10 +250,13 @@ void Outbox::Impl::finish_retry(const PlannedRetry &read) {
 // What was read may be sent from now on, except to whom nothing may be sent any more.
 void Outbox::Impl::queue_read() {
     for (Item *&item : just_read) {
-        if (item->subscription->sendable) {
-            auto &queue = item->suspect ? suspect_queue : item->subscription->queue;
+        Subscription *subscription = item->subscription;
+        if (subscription->sendable) {
+            auto &queue = item->suspect ? suspect_queue : subscription->queue;
             queue.push_back(item);
+            subscription->being_read--;
         } else {
+            subscription->being_read--;
             remember_crashes(*item);
             forget(item);
         }
@@ -265,6 +269,7 @@ void Outbox::Impl::queue_read() {
 void Outbox::Impl::undo_reads() noexcept {
     for (Item *item : just_read)
         if (item != nullptr) {
+            item->subscription->being_read--;
             remember_crashes(*item);
             forget(item);
         }
@@ -282,12 +287,12 @@ void Outbox::finish_reads(bool ok) noexcept {
     Impl &box = *impl_;
     try {
         if (ok) {
+            box.adoptions.insert(box.adoptions.end(), box.adoptions_read.begin(), box.adoptions_read.end());
             box.queue_read();
             for (PlannedNew &plan : box.planned_new)
                 box.finish_new(plan);
             for (const PlannedRetry &plan : box.planned_retries)
                 box.finish_retry(plan);
-            box.adoptions.insert(box.adoptions.end(), box.adoptions_read.begin(), box.adoptions_read.end());
         } else
             box.undo_reads();
         std::rotate(box.planning.begin(), box.planning.begin() + static_cast<ptrdiff_t>(box.reached),

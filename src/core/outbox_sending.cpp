@@ -109,6 +109,11 @@ Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, Wall
         recorder.landed(recorder.context, slot);
         return Launch::claimed;
     }
+    // After the claims: a claim is given up after the recall is there to be seen.
+    if (recalled()) {
+        recorder.landed(recorder.context, slot);
+        return Launch::failed;
+    }
     request->tag = reinterpret_cast<uintptr_t>(item);
     request->connect_timeout = subscription->connect_timeout;
     request->response_timeout = subscription->response_timeout;
@@ -189,8 +194,8 @@ void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
     }
     if (!subscription->sendable || subscription->paused_until > wall || subscription->token.asking ||
         item->body_missing) {
-        if (item->body_missing && bodies_wanted.size() < bodies_at_once)
-            bodies_wanted.push_back(item->uuid);
+        if (item->body_missing)
+            ask_body(item);
         if (suspect_queue.size() > 1) {
             suspect_queue.push_back(item);
             suspect_queue.pop_front();
@@ -223,12 +228,8 @@ bool Outbox::Impl::start_one(Standing standing, Micros now, WallMicros wall) {
             continue; // it comes back when a slot is freed, its pause ends, or something is read
         Item *item = subscription->queue.front();
         if (item->body_missing) {
-            if (std::find(bodies_wanted.begin(), bodies_wanted.end(), item->uuid) != bodies_wanted.end())
+            if (ask_body(item))
                 continue; // give_body() makes it ready again
-            if (bodies_wanted.size() < bodies_at_once) {
-                bodies_wanted.push_back(item->uuid);
-                continue;
-            }
             make_ready(subscription, true);
             return false; // in the next turn, which comes at once
         }
@@ -256,17 +257,35 @@ void Outbox::start(Micros now, WallMicros wall) noexcept {
                 box.first_start = now;
             box.fire_timers(wall);
         }
-        // One at a time under the lock, for which the other thread waits.
+        // One at a time under the lock: the other thread may come in between, and what it says holds for the
+        // next.
         for (Standing standing : {Standing::good, Standing::unknown, Standing::bad})
             for (bool more = true; more;) {
                 const Guard guard(box.mutex);
-                more = box.has_slot(standing) && box.start_one(standing, now, wall);
+                more = box.sending && box.has_slot(standing) && box.start_one(standing, now, wall);
             }
         const Guard guard(box.mutex);
-        box.start_suspect(now, wall);
+        if (box.sending)
+            box.start_suspect(now, wall);
     } catch (const std::bad_alloc &) {
         // What was not started is still queued.
     }
+}
+
+void Outbox::allow_sending(bool allowed) noexcept {
+    const Guard guard(impl_->mutex);
+    impl_->sending = allowed;
+}
+
+// False: enough others are being loaded.
+bool Outbox::Impl::ask_body(Item *item) {
+    if (item->body_asked)
+        return true;
+    if (bodies_wanted.size() >= bodies_at_once)
+        return false;
+    bodies_wanted.push_back(item->uuid);
+    item->body_asked = true;
+    return true;
 }
 
 bool Outbox::wants_bodies() const noexcept {
@@ -291,6 +310,7 @@ void Outbox::give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcep
     if (place == box.items.end() || place->second->subscription == nullptr || !place->second->body_missing)
         return;
     Item *item = place->second.get();
+    item->body_asked = false;
     try {
         item->payload.assign(payload.view());
         item->whole_body = whole_body;
@@ -456,11 +476,9 @@ int Outbox::timeout_ms(Micros now, WallMicros wall, bool sending) noexcept {
     if (box.requests > 0 || !box.postponed.empty())
         at_most(250);
     if (sending) {
-        if (!box.bodies_wanted.empty())
-            at_most(0);
         if (!box.timers.empty())
             until(box.timers.begin()->first);
-        if (!box.adoptions.empty())
+        if (!box.adoptions.empty() && box.adoptions_again > wall)
             until(box.adoptions_again);
         if (!box.suspect_queue.empty() && box.suspects_in_flight == 0)
             at_most(250);

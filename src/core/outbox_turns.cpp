@@ -9,7 +9,7 @@ namespace whisperer::core {
 namespace {
 
 // Deliveries read ahead for a good receiver, in windows; read again when half of them are gone.
-constexpr int read_ahead = 4;
+constexpr int read_ahead = 16;
 // Memory taken by what waits above which nothing is read ahead any more; and above which a subscription that
 // has nothing in memory gets one delivery at a time.
 constexpr size_t read_ahead_bytes = 16 * 1024 * 1024;
@@ -22,7 +22,7 @@ constexpr int rows_of_one = 1024;
 // Rows to be read now, 0 if there is no room. Only for a receiver known to be good is anything read ahead, so
 // that what a hanging one occupies in memory is a few rows.
 int Outbox::Impl::wanted_rows(const Subscription &subscription) const noexcept {
-    int queued = static_cast<int>(subscription.queue.size());
+    int queued = static_cast<int>(subscription.queue.size()) + subscription.being_read;
     int want = subscription.window - subscription.in_flight;
     size_t memory = queued_bytes + items.size() * sizeof(Item);
     if (memory >= most_queued_bytes)
@@ -119,7 +119,8 @@ bool Outbox::wants_read(WallMicros now) noexcept {
 
 bool Outbox::wants_tables(WallMicros now) noexcept {
     const Guard guard(impl_->mutex);
-    return wants_read(now) || wants_bodies() || has_unsent_to_check() || wants_adoptions(now);
+    return wants_read(now) || wants_bodies() || has_unsent_to_check() || wants_adoptions(now) ||
+           impl_->recalled();
 }
 
 } // namespace whisperer::core

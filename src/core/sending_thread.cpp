@@ -82,6 +82,7 @@ void SendingThread::hear() noexcept {
 }
 
 void SendingThread::wake(bool sending, unsigned wanted, size_t enough_results) noexcept {
+    box_->allow_sending(sending); // nothing starts after this if not
     sending_ = sending;
     wanted_ = wanted;
     enough_ = enough_results;
@@ -108,11 +109,7 @@ void SendingThread::tell(bool sending) noexcept {
 
 void SendingThread::loop() noexcept {
     while (!stopping_) {
-        // In this order: whoever asks between is served by this round.
-        if (asked_) {
-            silence(wake_fd_);
-            asked_.exchange(false);
-        }
+        asked_.exchange(false); // whoever asked before this is served by this round
         const bool sending = sending_;
         box_->step(clocks_.monotonic(), clocks_.wall());
         if (sending)
@@ -121,7 +118,8 @@ void SendingThread::loop() noexcept {
         // Last, so that nothing that ends a request comes between this and the wait.
         const int timeout = box_->timeout_ms(clocks_.monotonic(), clocks_.wall(), sending);
         pollfd ready[] = {{box_->engine()->wait_fd(), POLLIN, 0}, {wake_fd_, POLLIN, 0}};
-        poll(ready, 2, timeout);
+        if (poll(ready, 2, timeout) > 0 && ready[1].revents != 0)
+            silence(wake_fd_);
     }
 }
 

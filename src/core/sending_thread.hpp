@@ -2,8 +2,8 @@
 // is next, while the worker's own thread reads and records in transactions. A slow commit stops no request,
 // and what libcurl and the signatures cost is spent beside what PostgreSQL costs.
 //
-// Nothing of PostgreSQL's is called in it, and all signals are blocked: they belong to the process's own
-// thread.
+// What it calls of the shell's (clocks, randomness, FlightRecorder) raises nothing, allocates nothing and
+// takes no lock of PostgreSQL's; and all signals are blocked in it: they belong to the process's own thread.
 #pragma once
 
 #include "core/outbox.hpp"

@@ -49,8 +49,7 @@ void cancel_found(const FoundDelivery &found, const pg_uuid_t *uuid) {
     if (internal_execute(&cancel_one, arguments) != 1)
         elog(ERROR, "whisperer lost delivery %s between locking and cancelling it", uuid_text(uuid));
     wake_cancelled(1);
-    wake_delivery(found.subscription_id,
-                  0); // the worker may have read it ahead: it looks again before it sends
+    wake_recall(found.subscription_id); // the worker may have read it ahead
 }
 
 } // namespace

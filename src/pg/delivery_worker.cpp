@@ -65,8 +65,10 @@ struct Loop {
     int64 statistics_at;
     int64 try_again_at; // after an ERROR
     int64 backoff;
-    int told_error; // SQLSTATE already said
-    bool finishing; // nothing new is started any more
+    bool backing_off; // in this turn: before try_again_at
+    uint32 recalls;   // as counted before the marks were taken
+    int told_error;   // SQLSTATE already said
+    bool finishing;   // nothing new is started any more
 };
 Loop loop;
 
@@ -90,6 +92,10 @@ void report_in_flight(void *, size_t requests) {
     pg_atomic_write_u32(&worker_storage.self->slot->in_flight, (uint32)requests);
 }
 
+unsigned count_recalls(void *) {
+    return pg_atomic_read_u32(&worker_storage.database->recalls);
+}
+
 // Before anything that the thread uses goes away.
 void stop_sending(int, Datum) {
     if (worker_storage.sending != nullptr)
@@ -104,12 +110,18 @@ void stop_sending(int, Datum) {
 void make_worker(DeliveryWorker *worker) {
     Suspect *suspects;
     int suspect_count;
+    worker->database = roster_this_database_make();
+    if (worker->database == nullptr)
+        ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                errmsg("whisperer has no room for database \"%s\" in shared memory",
+                       worker->self->database_name));
     worker->journal = journal_open(MyDatabaseId, worker->self->shard, &suspects, &suspect_count);
     core::HttpEngine *engine = core::HttpEngine::create(sender_engine_settings(), monotonic_micros());
     if (engine == nullptr)
         out_of_memory("its HTTP engine");
     core::FlightRecorder recorder = {worker->journal,     journal_took_off,  journal_landed,
-                                     delivery_is_claimed, journal_acquitted, report_in_flight};
+                                     delivery_is_claimed, journal_acquitted, count_recalls,
+                                     report_in_flight};
     pg_prng_seed(&sending_random, pg_prng_uint64(&pg_global_prng_state));
     core::Random random = {sending_uniform, &sending_random};
     worker->box = core::Outbox::create(engine, sender_limits(), random, recorder, sender_user_agent());
@@ -306,7 +318,7 @@ void work_on_tables(DeliveryWorker *worker, int64 now) {
         loop.results_since = 0;
     else if (loop.results_since == 0)
         loop.results_since = now;
-    if (now < loop.try_again_at)
+    if (loop.backing_off)
         return;
     if (worker->reload_wanted && !in_transaction(worker, load_work))
         return;
@@ -330,6 +342,8 @@ void work_on_tables(DeliveryWorker *worker, int64 now) {
         return;
     if (!in_transaction(worker, read_work))
         worker->box->read_all_again();
+    else if (!worker->reload_wanted && !worker->box->has_unsent_to_check())
+        worker->box->recalls_handled(loop.recalls);
 }
 
 void tell_state(DeliveryWorker *worker) {
@@ -346,7 +360,7 @@ void tell_state(DeliveryWorker *worker) {
 // for by time is not to be told.
 void wake_sending(DeliveryWorker *worker) {
     unsigned wanted = 0;
-    if (monotonic_micros() >= loop.try_again_at) {
+    if (!loop.backing_off) {
         wanted = core::news_enough;
         if (loop.results_since == 0)
             wanted |= core::news_results;
@@ -369,11 +383,11 @@ long time_to_wait(DeliveryWorker *worker, int64 now) {
         until = sooner(until, loop.results_since + record_delay);
     if (worker->box->has_changed_states())
         until = sooner(until, loop.states_at);
-    if (now < loop.try_again_at)
+    if (loop.backing_off)
         until = Max(until == loop.scan_at ? loop.try_again_at : until, loop.try_again_at);
     if (loop.finishing)
         until = Min(until, now + finish_interval);
-    if (may_send(worker) && now >= loop.try_again_at && wants_tables(worker))
+    if (may_send(worker) && !loop.backing_off && wants_tables(worker))
         return 0;
     return until <= now ? 0 : (long)((until - now + 999) / 1000);
 }
@@ -396,9 +410,13 @@ void turn(DeliveryWorker *worker) {
     wait_for_something(worker);
     CHECK_FOR_INTERRUPTS();
     take_settings(worker);
+    loop.recalls = count_recalls(nullptr); // before the marks: they were set before it was counted
     take_flags(worker);
     worker->sending->hear(); // first: what is told after this wakes the next wait
+    loop.backing_off = monotonic_micros() < loop.try_again_at;
     work_on_tables(worker, monotonic_micros());
+    loop.backing_off =
+        monotonic_micros() < loop.try_again_at; // one answer for what is told and how long is waited
     wake_sending(worker);
     tell_state(worker);
     MemoryContextReset(CurrentMemoryContext);
@@ -407,6 +425,7 @@ void turn(DeliveryWorker *worker) {
 // Nothing new is started; what is in flight may end until the patience does; results are recorded.
 void finish(DeliveryWorker *worker) {
     loop.finishing = true;
+    wake_sending(worker); // nothing starts from now on
     int64 patience = shutdown_patience;
     StopReason reason = worker_stop_reason(worker->self);
     if (reason == STOP_BARRED)

@@ -18,6 +18,7 @@ struct DeliveryWorker {
     core::SendingThread *sending; // the only one that steps the engine
     core::ChangeCursor *subscription_changes;
     Journal *journal;
+    DatabaseSlot *database;
     bool held;             // a copy, or never used: nothing may be sent
     bool reload_wanted;    // subscriptions changed
     bool owners_changed;   // roles changed: owners may be gone

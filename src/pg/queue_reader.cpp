@@ -22,6 +22,7 @@ namespace {
 constexpr size_t reads_at_once = 512;
 constexpr size_t unsent_at_once = 4096;
 constexpr int adoptions_at_once = 100;
+constexpr size_t bodies_at_once = 4;
 // A row that somebody else has locked is tried again after this.
 constexpr core::WallMicros locked_again = 200 * 1000;
 
@@ -257,8 +258,14 @@ void read_queue(DeliveryWorker *worker) {
 }
 
 void read_bodies(core::Outbox *box) {
-    core::Uuid uuid;
-    while (box->wanted_body(&uuid)) {
+    // No more than were wanted at first: what is given is sent at once, by another thread, and more is wanted
+    // then.
+    core::Uuid wanted[bodies_at_once];
+    size_t count = 0;
+    while (count < lengthof(wanted) && box->wanted_body(&wanted[count]))
+        count++;
+    for (size_t i = 0; i < count; i++) {
+        const core::Uuid &uuid = wanted[i];
         bool is_null = true;
         Datum arguments[1] = {uuid_datum(&uuid)};
         uint64 rows = internal_execute(&body_statement, arguments);

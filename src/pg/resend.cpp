@@ -60,8 +60,10 @@ void resend_delivery(Oid caller, const pg_uuid_t *uuid, const char *event_type, 
     make_due(found, uuid);
     internal_end(&sql);
     wake_delivery(found.subscription_id, 1);
-    if (now)
+    if (now) {
+        wake_recall(found.subscription_id);
         deliver_now(uuid, 1);
+    }
 }
 
 } // namespace whisperer::pg

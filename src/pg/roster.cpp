@@ -65,6 +65,7 @@ void init_database(DatabaseSlot *slot) {
     for (auto &counter : slot->counters)
         pg_atomic_init_u64(&counter, 0);
     pg_atomic_init_u32(&slot->counters_loaded, 0);
+    pg_atomic_init_u32(&slot->recalls, 0);
     slot->stats_reset = 0;
     ConditionVariableInit(&slot->settled);
     for (int i = 0; i < job_kinds; i++) {

@@ -100,6 +100,7 @@ struct DatabaseSlot {
     pg_atomic_uint64 counters[counter_kinds];
     pg_atomic_uint32 counters_loaded; // the saved totals have been added
     TimestampTz stats_reset;
+    pg_atomic_uint32 recalls;                   // transactions that took back what a worker may have read
     ConditionVariable settled;                  // broadcast after deliveries settled
     pg_atomic_uint32 jobs_written[job_kinds];   // counts transactions that wrote jobs
     pg_atomic_uint32 workers_wanted[job_kinds]; // the launcher shall start one more

@@ -35,6 +35,7 @@ bool any_marks = false;
 bool any_bits = false;
 uint64 bits[dirty_words];
 bool reload = false;
+bool recall = false;
 bool everything = false;
 bool jobs[job_kinds] = {};
 int launcher_count = 0; // more than max_launcher_databases: all
@@ -55,7 +56,7 @@ void forget() {
     top = nullptr; // its memory goes with the transaction
     if (any_bits)
         memset(bits, 0, sizeof(bits));
-    any_bits = any_marks = reload = everything = false;
+    any_bits = any_marks = reload = recall = everything = false;
     for (bool &kind : jobs)
         kind = false;
     launcher_count = 0;
@@ -78,6 +79,8 @@ void publish() {
                 roster_mark_reload(slot, everything);
             if (any_bits)
                 roster_mark_dirty(slot, bits);
+            if (reload || recall || everything)
+                pg_atomic_fetch_add_u32(&slot->recalls, 1); // after the marks: whoever sees it sees them
             for (int kind = 0; kind < job_kinds; kind++)
                 if (jobs[kind])
                     roster_jobs_written(static_cast<JobKind>(kind));
@@ -140,6 +143,11 @@ void wake_delivery(int64 subscription_id, uint64 deliveries) {
     any_bits = any_marks = true;
 }
 
+void wake_recall(int64 subscription_id) {
+    wake_delivery(subscription_id, 0);
+    recall = true;
+}
+
 void wake_events(uint64 events) {
     current_level()->events += events;
 }
@@ -170,8 +178,10 @@ void wake_all() {
 
 void wake_all_now() {
     DatabaseSlot *slot = roster_this_database();
-    if (slot != nullptr)
-        roster_mark_reload(slot, true);
+    if (slot == nullptr)
+        return;
+    roster_mark_reload(slot, true);
+    pg_atomic_fetch_add_u32(&slot->recalls, 1);
 }
 
 void wake_launcher_for(Oid database) {

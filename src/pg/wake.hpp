@@ -12,6 +12,9 @@ namespace whisperer::pg {
 
 // Deliveries of this subscription were written (inserted, or made due) by the current transaction.
 void wake_delivery(int64 subscription_id, uint64 deliveries);
+// The current transaction cancelled a delivery of it, or has sent one itself: once it has committed, no
+// worker sends what it read before without having looked again.
+void wake_recall(int64 subscription_id);
 
 // Events were raised by the current transaction (for statistics and wait_until_settled).
 void wake_events(uint64 events);

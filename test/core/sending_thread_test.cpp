@@ -38,9 +38,10 @@ class SendingThreadTest : public testing::Test {
         AddressPolicy policy = loopback_policy();
         EngineSettings settings{&policy, {}, {}, 64};
         Random random{[](void *) { return 0.5; }, nullptr};
-        FlightRecorder recorder{nullptr,
+        FlightRecorder recorder{this,
                                 [](void *, const Uuid &, int64_t, bool, const CrashCount &) { return -1; },
                                 [](void *, int) {}};
+        recorder.recalls = [](void *self) { return static_cast<SendingThreadTest *>(self)->recalls.load(); };
         box.reset(Outbox::create(HttpEngine::create(settings, steady()), {64, 8, 1000}, random, recorder,
                                  slice("test/1")));
         thread.reset(SendingThread::start(box.get(), {steady, wall}));
@@ -112,6 +113,18 @@ class SendingThreadTest : public testing::Test {
         thread->hear();
     }
 
+    void add(int64_t subscription, bool body_missing = false) {
+        DeliveryRow row{};
+        row.uuid.bytes[0] = static_cast<unsigned char>(++added);
+        row.uuid.bytes[15] = static_cast<unsigned char>(added);
+        row.event_type = slice("t");
+        row.payload = body_missing ? Slice{} : slice("{}");
+        row.body_missing = body_missing;
+        ASSERT_TRUE(box->add_delivery(subscription, row));
+    }
+
+    std::atomic<unsigned> recalls{0};
+    int added = 0;
     std::map<Ending, int> outcomes;
     int deactivated = 0;
     Server server;
@@ -162,11 +175,7 @@ TEST_F(SendingThreadTest, WhatIsLearntOfReceiversMeanwhileIsKept) {
 
 TEST_F(SendingThreadTest, NothingStartsWhileSendingIsOff) {
     subscribe(1, "/in");
-    DeliveryRow row{};
-    row.uuid.bytes[0] = 1;
-    row.event_type = slice("t");
-    row.payload = slice("{}");
-    ASSERT_TRUE(box->add_delivery(1, row));
+    add(1);
     thread->wake(false, news_results | news_enough, 1);
     pollfd fd{thread->wait_fd(), POLLIN, 0};
     EXPECT_EQ(poll(&fd, 1, 200), 0);
@@ -178,17 +187,51 @@ TEST_F(SendingThreadTest, NothingStartsWhileSendingIsOff) {
 
 TEST_F(SendingThreadTest, NoNewsIsToldThatIsNotWanted) {
     subscribe(1, "/in");
-    DeliveryRow row{};
-    row.uuid.bytes[0] = 1;
-    row.event_type = slice("t");
-    row.payload = slice("{}");
-    ASSERT_TRUE(box->add_delivery(1, row));
+    add(1);
     thread->wake(true, 0, 1);
     while (box->result_count() == 0)
         ::poll(nullptr, 0, 1);
     pollfd fd{thread->wait_fd(), POLLIN, 0};
     EXPECT_EQ(poll(&fd, 1, 0), 0);
     thread->wake(true, news_results, 1); // what was there before is told now
+    wait();
+    EXPECT_EQ(record(), 1);
+}
+
+TEST_F(SendingThreadTest, NothingStartsBetweenARecallAndItsBeingHandled) {
+    subscribe(1, "/in");
+    recalls = 1;
+    add(1);
+    thread->wake(true, news_tables | news_results, 1);
+    wait(); // that there is something to look at
+    EXPECT_EQ(box->result_count() + box->in_flight(), 0U);
+    EXPECT_TRUE(box->wants_tables(wall()));
+    box->recalls_handled(1);
+    thread->wake(true, news_results, 1);
+    wait();
+    EXPECT_EQ(record(), 1);
+}
+
+// What only the shell can do is waited for, however long it takes.
+TEST_F(SendingThreadTest, WaitingForABodyCostsNothing) {
+    subscribe(1, "/in");
+    add(1, true);
+    thread->wake(true, 0, 1);
+    while (!box->wants_bodies())
+        ::poll(nullptr, 0, 1);
+    auto cpu = [] {
+        timespec time{};
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+        return time.tv_sec * 1000 + time.tv_nsec / 1000000;
+    };
+    auto before = cpu();
+    ::poll(nullptr, 0, 500);
+    EXPECT_LT(cpu() - before, 100);
+    Uuid uuid;
+    ASSERT_TRUE(box->wanted_body(&uuid));
+    EXPECT_FALSE(box->wants_bodies());
+    box->give_body(uuid, slice("{}"), false);
+    thread->wake(true, news_results, 1);
     wait();
     EXPECT_EQ(record(), 1);
 }
@@ -207,11 +250,7 @@ TEST_F(SendingThreadTest, EndsAtOnceWithRequestsInFlight) {
     fields.countdown = default_countdown();
     fields.sendable = true;
     ASSERT_TRUE(box->put_subscription(fields));
-    DeliveryRow row{};
-    row.uuid.bytes[0] = 1;
-    row.event_type = slice("t");
-    row.payload = slice("{}");
-    ASSERT_TRUE(box->add_delivery(1, row));
+    add(1);
     thread->wake(true, news_results, 1);
     while (box->in_flight() == 0)
         ::poll(nullptr, 0, 1);
