@@ -61,7 +61,7 @@ bool take_header(Transfer &transfer, std::string_view line) {
         // section 15.2).
         transfer.block_ended = false;
         transfer.status = status_of(line);
-        transfer.multiplexed = transfer.target.https && starts_with(line, "http/2");
+        transfer.http1 = starts_with(line, "http/1");
         transfer.headers.clear();
         transfer.retry_after_size = 0;
         return transfer.status != 0;

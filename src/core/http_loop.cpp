@@ -34,10 +34,12 @@ int Engine::on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *
         events |= EPOLLIN;
     if (what == CURL_POLL_OUT || what == CURL_POLL_INOUT)
         events |= EPOLLOUT;
-    Transfer *transfer = nullptr; // the last to use the connection; null: libcurl closes one by itself
+    // The one that libcurl has in hand: with HTTP/2 it need not have an answer yet, while others had theirs.
+    // Null: libcurl closes a connection by itself.
+    Transfer *transfer = nullptr;
     curl_easy_getinfo(easy, CURLINFO_PRIVATE, &transfer);
-    static_cast<Generation *>(user)->engine->sockets_.want(fd, events,
-                                                           transfer != nullptr && transfer->multiplexed);
+    const bool may_speak = transfer != nullptr && transfer->target.https && !transfer->http1;
+    static_cast<Generation *>(user)->engine->sockets_.want(fd, events, may_speak);
     return 0;
 }
 
@@ -178,10 +180,14 @@ void Engine::step(Micros now) noexcept {
     size_t count = 0;
     int round = 0;
     // One look is enough unless more is ready than fits, or somebody's time is up: then everything that has
-    // already come is read before it is judged. New requests, which libcurl's timers start, come after the
-    // look: it is what finds out which idle connections must not be used for them.
+    // already come is read before it is judged. Libcurl's timers, by which it starts new requests, come after
+    // the look, which finds out what idle connections must not be used for them; and before the sockets are
+    // read, since it wants to go on with what it has read of other HTTP/2 streams first (7.88 takes them for
+    // broken else).
     do {
         count = sockets_.wait(ready_, &full);
+        run_timers();
+        harvest_all();
         for (size_t i = 0; i < count; i++) {
             if (ready_[i].owner == nullptr) {
                 take_names();

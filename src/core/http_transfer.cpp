@@ -217,7 +217,7 @@ void Transfer::clear() noexcept {
     connect_list.data = nullptr;
     dialled = refused = false;
     block_ended = true;
-    multiplexed = truncated = headers_too_large = bad_status_line = out_of_memory = false;
+    http1 = truncated = headers_too_large = bad_status_line = out_of_memory = false;
     header_bytes = retry_after_at = retry_after_size = 0;
     status = 0;
     launched_at = 0;

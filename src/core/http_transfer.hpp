@@ -108,8 +108,8 @@ struct Transfer {
     std::string response_body;
     size_t header_bytes = 0;
     int status = 0;
-    bool block_ended = true;  // between header blocks: the next line is a status line, or a trailer
-    bool multiplexed = false; // over HTTP/2
+    bool block_ended = true; // between header blocks: the next line is a status line, or a trailer
+    bool http1 = false;      // the response came by HTTP/1
     bool truncated = false;
     bool headers_too_large = false;
     bool bad_status_line = false;

@@ -99,7 +99,7 @@ void SendingThread::tell(bool sending) noexcept {
     if (sending && (wanted & news_tables) != 0 && box_->wants_tables(clocks_.wall()))
         news |= news_tables;
     if (results > 0)
-        news |= results >= enough_ || box_->in_flight() == 0 ? news_results | news_enough : news_results;
+        news |= results >= enough_ ? news_results | news_enough : news_results;
     if ((news & wanted) == 0)
         return;
     // In this order: hear() may come between, and then the descriptor is readable once for nothing.

@@ -23,7 +23,7 @@ struct Clocks {
 enum News : unsigned {
     news_tables = 1,  // there is something to be looked at in the tables (Outbox::wants_tables)
     news_results = 2, // there are results to be recorded
-    news_enough = 4   // so many that they should be recorded at once, or nothing else is in flight
+    news_enough = 4   // so many that they should be recorded at once
 };
 
 class SendingThread {

@@ -41,7 +41,7 @@ namespace {
 size_t record_batch() {
     return (size_t)Max(setting_max_in_flight / 2, 1);
 }
-constexpr int64 record_delay = 3 * 1000;
+constexpr int64 record_delay = 10 * 1000;
 // What was learnt of receivers is saved this often.
 constexpr int64 state_interval = 1000 * 1000;
 constexpr int64 statistics_interval = 10 * 1000 * 1000;
@@ -322,9 +322,7 @@ void work_on_tables(DeliveryWorker *worker, int64 now) {
         return;
     if (worker->reload_wanted && !in_transaction(worker, load_work))
         return;
-    bool results_due =
-        results >= record_batch() ||
-        (results > 0 && (now - loop.results_since >= record_delay || worker->box->in_flight() == 0));
+    bool results_due = results >= record_batch() || (results > 0 && now - loop.results_since >= record_delay);
     if (results_due || (worker->box->has_changed_states() && now >= loop.states_at))
         record(worker, now);
     if (now >= loop.scan_at) {
