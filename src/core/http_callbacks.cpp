@@ -63,7 +63,7 @@ bool take_header(Transfer &transfer, std::string_view line) {
         transfer.status = status_of(line);
         transfer.http1 = starts_with(line, "http/1");
         transfer.headers.clear();
-        transfer.retry_after_size = 0;
+        transfer.retry_after_at = transfer.retry_after_size = 0;
         return transfer.status != 0;
     }
     if (line.empty()) {

@@ -115,7 +115,7 @@ void judge_outcome(Transfer &transfer, CURLcode code) noexcept {
         return;
     }
     // Said before the error codes, since these are ends of our own making.
-    if (code == CURLE_OK || (transfer.truncated && !transfer.out_of_memory)) {
+    if (code == CURLE_OK || (transfer.truncated && headers_whole && !transfer.out_of_memory)) {
         transfer.failure = Failure::none;
         return;
     }
@@ -124,7 +124,8 @@ void judge_outcome(Transfer &transfer, CURLcode code) noexcept {
         transfer.explain("out of memory");
         return;
     }
-    if (transfer.bad_status_line) {
+    // The latter: libcurl took for final what does not say so.
+    if (transfer.bad_status_line || transfer.truncated) {
         transfer.failure = Failure::malformed;
         transfer.explain("the response does not begin with an HTTP status line");
         return;

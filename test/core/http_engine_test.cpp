@@ -216,6 +216,16 @@ TEST(HttpEngine, KeepsTheFinalResponsesHeadersOnly) {
     EXPECT_EQ(outcome.body, "abc");
 }
 
+TEST(HttpEngine, ForgetsRetryAfterOfAnInterimResponse) {
+    Server server(once("HTTP/1.1 103 Early\r\nX: a long field before it\r\nRetry-After: 7\r\n\r\n"
+                       "HTTP/1.1 503 Busy\r\n\r\n"));
+    Owner owner;
+    const Outcome outcome = owner.ask(server.url());
+    EXPECT_EQ(outcome.status, 503) << outcome.error;
+    EXPECT_EQ(outcome.headers, "");
+    EXPECT_EQ(outcome.retry_after, "");
+}
+
 TEST(HttpEngine, DoesNotDecompress) {
     Server server(once(response(200, "not gzip", "Content-Encoding: gzip\r\n")));
     Owner owner;
@@ -285,6 +295,7 @@ TEST(HttpEngine, RefusesWhatIsNotHttp) {
           std::string("HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"),
           std::string("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
           "HTTP/1.1 101 Switching Protocols\r\n\r\n" + std::string(100000, 'x'),
+          "HTTP/;.1 102 Processing\r\n\r\n" + std::string(100000, 'x'),
           "HTTP/1.1 200 OK\r\nX-Long: " + std::string(90000, 'x') + "\r\n\r\n",
           "HTTP/1.1 200 OK\r\nX-Long: " + std::string(300000, 'x') + "\r\n\r\n"}) {
         Server server(once(text));
