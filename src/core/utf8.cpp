@@ -69,6 +69,17 @@ size_t utf8_cut(std::string_view text, size_t limit) noexcept {
     return continuation(static_cast<uint8_t>(text[cut])) ? limit : cut;
 }
 
+size_t utf8_whole(std::string_view text) noexcept {
+    for (size_t back = 1; back <= 3 && back <= text.size(); back++) {
+        auto byte = static_cast<uint8_t>(text[text.size() - back]);
+        if (continuation(byte))
+            continue;
+        size_t size = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1;
+        return size > back ? text.size() - back : text.size();
+    }
+    return text.size();
+}
+
 bool has_control_character(std::string_view text) noexcept {
     for (size_t i = 0; i < text.size(); i++) {
         auto byte = static_cast<uint8_t>(text[i]);

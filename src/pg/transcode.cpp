@@ -65,7 +65,7 @@ char *escaped(core::Slice bytes, const char *note) {
 char *response_text(core::Slice bytes, bool truncated) {
     // Cut where the limit fell, possibly in the middle of a character.
     if (truncated)
-        bytes.len = core::utf8_cut(bytes.view(), bytes.len);
+        bytes.len = core::utf8_whole(bytes.view());
     char *text = bytes.len == 0 ? pstrdup("") : is_storable(bytes) ? from_utf8(bytes) : nullptr;
     if (text == nullptr)
         text = escaped(bytes, "[whisperer: not valid text, bytes escaped]\n");

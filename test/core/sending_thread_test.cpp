@@ -69,7 +69,7 @@ class SendingThreadTest : public testing::Test {
         for (size_t i = 0; i < count; i++)
             for (int row = 0; row < reads[i].limit && (*left)[reads[i].subscription] > 0; row++) {
                 DeliveryRow delivery{};
-                int number = 100000 - (*left)[reads[i].subscription]--;
+                const int64_t number = 100000 - (*left)[reads[i].subscription]--;
                 for (int byte = 0; byte < 8; byte++) {
                     delivery.uuid.bytes[byte] = static_cast<unsigned char>(number >> (56 - 8 * byte));
                     delivery.uuid.bytes[8 + byte] =

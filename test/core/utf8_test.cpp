@@ -107,3 +107,10 @@ TEST(Utf8, ControlCharacters) {
                              "\u20ac", "\xc2", "\xe2\x80", "\xe2"})
         EXPECT_FALSE(has_control_character(text)) << testing::PrintToString(text);
 }
+
+TEST(Utf8, WholeLeavesOutWhatACutLeftOfACharacter) {
+    const std::string text = "a\u00e9\u4e2d\U0001f600b\u00e9";
+    for (size_t limit = 0; limit <= text.size(); limit++)
+        EXPECT_EQ(utf8_whole(std::string_view(text).substr(0, limit)), utf8_cut(text, limit)) << limit;
+    EXPECT_EQ(utf8_whole("\x80\x80\x80\x80"), 4u);
+}

@@ -31,7 +31,8 @@ size_t decode(std::string_view text, uint32_t *value) {
 }
 
 bool is_control(uint32_t value) {
-    return value < 0x20 || (value >= 0x7F && value <= 0x9F) || value == 0x2028 || value == 0x2029;
+    return value < 0x20 || (value >= 0x7F && value <= 0x9F) || (value >= 0x2028 && value <= 0x202E) ||
+           (value >= 0x2066 && value <= 0x2069);
 }
 
 } // namespace
@@ -57,7 +58,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const size_t cut = utf8_cut(text, limit);
     require(cut <= limit && cut <= text.size() && cut + 4 > (limit < text.size() ? limit : text.size()));
     if (valid)
-        require(valid_utf8(slice(text.substr(0, cut))));
+        require(valid_utf8(slice(text.substr(0, cut))) && utf8_whole(text.substr(0, limit)) == cut);
+
+    require(utf8_whole(text) <= text.size() && utf8_whole(text) + 3 >= text.size());
 
     FixedText quoted;
     quoted.add("argument ").quote(text, limit).add(" is bad");

@@ -126,6 +126,7 @@ my %cases = (
 	length_too_short => { step => { body => 'hello', content_length => 2 }, status => 200, content => 'he', state => 'delivered' },
 	limit => { step => { body_size => 4096 }, status => 200, content => 'x' x 4096, state => 'delivered' },
 	over_limit => { step => { body_size => 4097 }, status => 200, content => ('x' x 4096) . "\n[whisperer: the response was longer than 4096 bytes, the rest was not read]", state => 'delivered' },
+	over_limit_within_a_character => { step => { body_base64 => encode_base64('x' x 4095 . "\xe2\x82\xac" x 10, '') }, status => 200, content => ('x' x 4095) . "\n[whisperer: the response was longer than 4096 bytes, the rest was not read]", state => 'delivered' },
 	endless => { step => { body_size => 50_000, content_length => 1_000_000_000 }, status => 200, content => qr/^x{4096}\n\[whisperer: the response was longer/, state => 'delivered' },
 	endless_error => { step => { status => 500, body_size => 50_000, content_length => 1_000_000_000 }, status => 500, error => qr/500/, content => qr/^x{4096}\n\[whisperer: / },
 	endless_chunks => { step => { raw => "${head}Transfer-Encoding: chunked\r\n\r\n" . "400\r\n@{['x' x 1024]}\r\n" x 100 , endless => \1 }, status => 200, content => qr/^x{4096}\n\[whisperer: the response was longer/, state => 'delivered' },
