@@ -53,7 +53,7 @@ EXTRA_CLEAN  = build $(OBJS:.o=.d) $(OBJS:.o=.bc) results tmp_check compile_comm
 # ---- PGXS -------------------------------------------------------------------------------------
 # The developers' targets must work before PostgreSQL is there (they install it), so PGXS is read
 # only when something else is wanted: all, install, uninstall, clean, installcheck, a file.
-DEVELOPER_TARGETS = setup demo test test-core test-regress test-pgtap test-tap test-long check pgbench-full bench bench-full \
+DEVELOPER_TARGETS = setup demo test test-core test-sanitize test-regress test-pgtap test-tap test-long fuzz check pgbench-full bench bench-full \
                     format format-check tidy help
 ifneq ($(filter-out $(DEVELOPER_TARGETS),$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell '$(PG_CONFIG)' --pgxs 2>/dev/null)
@@ -94,6 +94,8 @@ help:
 	@echo 'make test          run every test, on private servers'
 	@echo 'make check         the fast ones: source tree, unit tests, pg_regress'
 	@echo 'make test-core     unit tests of src/core (GoogleTest)'
+	@echo 'make test-sanitize the same under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make fuzz          the fuzzers, an hour each: FUZZ_SECONDS=3600; TESTS=test/fuzz/url_fuzz.cpp for some'
 	@echo 'make test-regress  sql/ against expected/ (pg_regress)'
 	@echo 'make test-pgtap    test/pgtap/*.sql (pgTAP)'
 	@echo 'make test-tap      test/tap/*.t; TESTS="test/tap/001_*.t" for some of them'
@@ -112,17 +114,20 @@ demo: setup
 	@scripts/demo
 
 test: setup
-	@scripts/test tree core regress pgtap tap
+	@scripts/test tree core sanitize fuzz regress pgtap tap
 
 check: setup
 	@scripts/test tree core regress
 
-test-core test-regress test-pgtap test-tap: setup
+test-core test-sanitize test-regress test-pgtap test-tap: setup
 	@scripts/test $(@:test-%=%) $(TESTS)
 
 # Tests that repeat, soak or fuzz do it many times over when the variable is set; each bounds itself.
 test-long: setup
 	@WHISPERER_LONG=1 scripts/test tap $(TESTS)
+
+fuzz: setup
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-3600} scripts/test fuzz $(TESTS)
 
 pgbench-full: setup
 	@WHISPERER_PGBENCH_TRANSACTIONS=20000 scripts/test tap test/tap/010_pgbench.t
@@ -141,7 +146,6 @@ format-check:
 	clang-format --dry-run --Werror $(CXX_SOURCES)
 
 tidy:
-	cmake -S . -B build/core -DCMAKE_EXPORT_COMPILE_COMMANDS=ON
-	clang-tidy -p build/core $(wildcard src/core/*.cpp)
+	@scripts/test tidy
 
 endif
