@@ -387,6 +387,9 @@ long time_to_wait(DeliveryWorker *worker, int64 now) {
         until = Min(until, now + finish_interval);
     if (may_send(worker) && !loop.backing_off && wants_tables(worker))
         return 0;
+    // The latch that announced these may have been reset within a transaction.
+    if (ConfigReloadPending || roster_is_marked(worker->self->slot, setting_enabled))
+        return 0;
     return until <= now ? 0 : (long)((until - now + 999) / 1000);
 }
 

@@ -220,7 +220,8 @@ void roster_mark_dirty(DatabaseSlot *slot, const uint64 *bits) {
     // starting worker reads everything: whoever is not seen here sees the rows.
     pg_memory_barrier();
     uint32 shards = pg_atomic_read_u32(&slot->shards);
-    bool wake[max_shards] = {};
+    WorkerSlot *wake[max_shards] =
+        {}; // the very ones that were marked: who owns a shard may change meanwhile
     for (int word = 0; word < dirty_words; word++) {
         for (uint64 rest = bits[word]; rest != 0; rest &= rest - 1) {
             int position = __builtin_ctzll(rest);
@@ -228,17 +229,16 @@ void roster_mark_dirty(DatabaseSlot *slot, const uint64 *bits) {
             WorkerSlot *worker = shard_worker(slot, static_cast<int>(shard));
             if (worker == nullptr)
                 continue;
-            // Found set, whoever set it wakes the worker, which has not looked since.
+            // Found set, whoever set it wakes the worker, which has not looked since, and looks before it
+            // waits (roster_is_marked), whatever became of its latch.
             uint64 bit = UINT64CONST(1) << position;
             if ((pg_atomic_fetch_or_u64(&worker->dirty[word], bit) & bit) == 0)
-                wake[shard] = true;
+                wake[shard] = worker;
         }
     }
-    for (uint32 shard = 0; shard < shards; shard++) {
-        WorkerSlot *worker = wake[shard] ? shard_worker(slot, static_cast<int>(shard)) : nullptr;
+    for (WorkerSlot *worker : wake)
         if (worker != nullptr)
             wake_worker(worker);
-    }
 }
 
 void roster_mark_reload(DatabaseSlot *slot, bool everything) {
@@ -294,6 +294,17 @@ bool roster_settled_wait(long timeout_ms) {
 
 void roster_settled_cancel() {
     ConditionVariableCancelSleep();
+}
+
+bool roster_is_marked(WorkerSlot *slot, bool dirty) {
+    if (pg_atomic_read_u32(&slot->reload_subscriptions) != 0)
+        return true;
+    if (dirty && pg_atomic_read_u32(&slot->all_dirty) != 0)
+        return true;
+    for (int word = 0; dirty && word < dirty_words; word++)
+        if (pg_atomic_read_u64(&slot->dirty[word]) != 0)
+            return true;
+    return false;
 }
 
 bool roster_take_dirty(WorkerSlot *slot, uint64 bits[dirty_words]) {

@@ -211,6 +211,9 @@ void roster_database_free(Oid database);
 // ---- The worker that owns the slot
 // -----------------------------------------------------------------------------------
 
+// Has the worker marks that it has not taken? To be asked before it waits: a wait within a transaction (for a
+// lock, a page) resets the latch that announced them. `dirty`: the marks of deliveries count too.
+bool roster_is_marked(WorkerSlot *slot, bool dirty);
 // Takes and clears the dirty bits: true when all was marked dirty (then *bits says nothing).
 bool roster_take_dirty(WorkerSlot *slot, uint64 bits[dirty_words]);
 inline bool dirty_has(const uint64 *bits, int64 subscription_id) {

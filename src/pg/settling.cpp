@@ -111,7 +111,9 @@ Settled take_delivery(Settling *settling, const core::Uuid &uuid) {
 // The times of all attempts, this one first.
 Datum with_attempt(Datum before, TimestampTz attempted_at) {
     ArrayType *old = DatumGetArrayTypeP(before);
-    int count = ArrayGetNItems(ARR_NDIM(old), ARR_DIMS(old));
+    // We write no nulls; what somebody else wrote is not ours to read past.
+    bool sound = !ARR_HASNULL(old) && ARR_ELEMTYPE(old) == TIMESTAMPTZOID;
+    int count = sound ? ArrayGetNItems(ARR_NDIM(old), ARR_DIMS(old)) : 0;
     size_t size = ARR_OVERHEAD_NONULLS(1) + sizeof(TimestampTz) * (size_t)(count + 1);
     ArrayType *array = (ArrayType *)palloc0(size);
     SET_VARSIZE(array, size);

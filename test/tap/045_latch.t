@@ -1,0 +1,33 @@
+# A worker that waited for a lock within a transaction has had its latch reset: what was announced meanwhile is not lost, nor is
+# what comes after it.
+use strict;
+use warnings;
+
+use Test::More;
+use Whisperer::Node;
+use Whisperer::Receiver;
+
+my $receiver = Whisperer::Receiver->new;
+my $node = Whisperer::Node->started('main', settings => 'autovacuum = off');
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+my $deliver = q{SELECT whisperer.deliver_event('{}'::jsonb, 't')};
+my $url = $receiver->url('/in');
+sql("SELECT whisperer.register_event_type('t'); SELECT whisperer.subscribe('t', '$url')");
+sql($deliver);
+$node->wait_settled;
+
+# Statistics are saved every ten seconds; the deadlock check, a second later, would wake it once more and hide the loss.
+my $session = $node->background_psql('postgres');
+$session->query_safe('BEGIN; LOCK TABLE whisperer.statistics_total IN SHARE ROW EXCLUSIVE MODE');
+my $waits = q{SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND backend_type ~ '^whisperer delivery'};
+$node->poll_until('postgres', $waits, '1');
+sql($deliver);
+$node->poll_until('postgres', q{SELECT clock_timestamp() > waitstart + interval '2 s' FROM pg_locks WHERE NOT granted});
+$session->query_safe('COMMIT');
+sql($deliver) for 1, 2;
+$receiver->await('/in', 4, timeout => 5);
+pass('everything arrives');
+$node->wait_settled;
+$session->quit;
+$node->stop;
+done_testing();
