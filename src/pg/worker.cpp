@@ -36,11 +36,19 @@ namespace {
 WorkerSelf self_storage;
 uint32 extension_wait_event = 0;
 
+constexpr int64 patience_of_sigterm = 300 * 1000;
+volatile int64 first_sigterm = 0;
+
 // See worker_start() in the header.
 void handle_sigterm(SIGNAL_ARGS) {
     int saved_errno = errno;
     (void)postgres_signal_arg;
-    if (ShutdownRequestPending) {
+    // The launcher and the postmaster both send one when the server is shut down: that is not impatience, and
+    // what is done at the end, saving the statistics for instance, is not to be cut off.
+    int64 now = monotonic_micros();
+    if (!ShutdownRequestPending)
+        first_sigterm = now;
+    else if (now - first_sigterm >= patience_of_sigterm) {
         ProcDiePending = true;
         InterruptPending = true;
     }
