@@ -65,7 +65,7 @@ struct Loop {
     int64 statistics_at;
     int64 try_again_at; // after an ERROR
     int64 backoff;
-    bool backing_off; // in this turn: before try_again_at
+    bool backing_off; // in this turn: an ERROR came, or try_again_at is still to come
     uint32 recalls;   // as counted before the marks were taken
     int told_error;   // SQLSTATE already said
     bool finishing;   // nothing new is started any more
@@ -204,6 +204,7 @@ bool in_transaction(DeliveryWorker *worker, void (*work)(DeliveryWorker *)) {
         worker->owners_changed = worker->owners_changed || worker->owners_refreshed;
         loop.backoff = Min(Max(loop.backoff * 2, first_backoff), last_backoff);
         loop.try_again_at = monotonic_micros() + loop.backoff;
+        loop.backing_off = true;
     }
     PG_END_TRY();
     MemoryContextSwitchTo(context);
@@ -385,10 +386,9 @@ long time_to_wait(DeliveryWorker *worker, int64 now) {
         until = Max(until == loop.scan_at ? loop.try_again_at : until, loop.try_again_at);
     if (loop.finishing)
         until = Min(until, now + finish_interval);
-    if (may_send(worker) && !loop.backing_off && wants_tables(worker))
-        return 0;
-    // The latch that announced these may have been reset within a transaction.
-    if (ConfigReloadPending || roster_is_marked(worker->self->slot, setting_enabled))
+    // The latch that announced marks may have been reset within a transaction.
+    if (!loop.backing_off && (ConfigReloadPending || roster_is_marked(worker->self->slot, setting_enabled) ||
+                              (may_send(worker) && wants_tables(worker))))
         return 0;
     return until <= now ? 0 : (long)((until - now + 999) / 1000);
 }
@@ -416,8 +416,6 @@ void turn(DeliveryWorker *worker) {
     worker->sending->hear(); // first: what is told after this wakes the next wait
     loop.backing_off = monotonic_micros() < loop.try_again_at;
     work_on_tables(worker, monotonic_micros());
-    loop.backing_off =
-        monotonic_micros() < loop.try_again_at; // one answer for what is told and how long is waited
     wake_sending(worker);
     tell_state(worker);
     MemoryContextReset(CurrentMemoryContext);

@@ -48,8 +48,9 @@ class SendingThreadTest : public testing::Test {
     }
     ~SendingThreadTest() override { thread.reset(); }
 
-    void subscribe(int64_t id, const char *path) {
-        std::string target = server.url("127.0.0.1", path);
+    void subscribe(int64_t id, const char *path) { subscribe(id, server, path); }
+    void subscribe(int64_t id, Server &receiver, const char *path) {
+        std::string target = receiver.url("127.0.0.1", path);
         SubscriptionFields fields{};
         fields.id = id;
         fields.bucket = static_cast<int>(id);
@@ -241,15 +242,7 @@ TEST_F(SendingThreadTest, EndsAtOnceWithRequestsInFlight) {
         while (peer.read_request()) {
         }
     });
-    std::string target = silent.url("127.0.0.1", "/in");
-    SubscriptionFields fields{};
-    fields.id = 1;
-    fields.url = slice(target);
-    fields.connect_timeout = fields.response_timeout = Micros{60} * 1000 * 1000;
-    fields.max_attempts = 3;
-    fields.countdown = default_countdown();
-    fields.sendable = true;
-    ASSERT_TRUE(box->put_subscription(fields));
+    subscribe(1, silent, "/in");
     add(1);
     thread->wake(true, news_results, 1);
     while (box->in_flight() == 0)
