@@ -7,9 +7,6 @@ namespace whisperer::core {
 
 namespace {
 
-// A receiver's state is saved at most this often, unless it must not be lost.
-constexpr Micros state_interval = 1000 * 1000;
-
 template <typename List, typename T> void erase_from(List *list, const T &value) noexcept {
     list->erase(std::remove(list->begin(), list->end(), value), list->end());
 }
@@ -80,18 +77,6 @@ void Outbox::Impl::drop_payload(Item *item) noexcept {
     item->payload = std::string();
 }
 
-void Outbox::Impl::land(Item *item) noexcept {
-    if (item->flight_slot >= 0)
-        recorder.landed(recorder.context, item->flight_slot);
-    item->flight_slot = -1;
-}
-
-// Its crashes count no more.
-void Outbox::Impl::acquit(const Item &item) noexcept {
-    if (item.crashes.crashes > 0 && item.flight_slot < 0 && recorder.acquitted != nullptr)
-        recorder.acquitted(recorder.context, item.uuid);
-}
-
 void Outbox::Impl::drop_queue(Subscription *subscription) noexcept {
     for (Item *item : subscription->queue) {
         remember_crashes(*item);
@@ -139,15 +124,6 @@ void Outbox::Impl::deactivate(Subscription *subscription) noexcept {
     subscription->sendable = false;
     drop_queue(subscription);
     reset_reading(subscription);
-}
-
-void Outbox::Impl::note_state(Subscription *subscription, bool urgent) {
-    subscription->state_changed = true;
-    subscription->state_urgent = subscription->state_urgent || urgent;
-    if (!subscription->in_changed) {
-        changed.push_back(subscription);
-        subscription->in_changed = true;
-    }
 }
 
 bool Outbox::put_subscription(const SubscriptionFields &fields) noexcept {
@@ -230,101 +206,6 @@ void Outbox::remove_subscription(int64_t id) noexcept {
     impl_->subscriptions.erase(id);
 }
 
-void Outbox::set_receiver_state(const ReceiverState &state) noexcept {
-    const Guard guard(impl_->mutex);
-    Subscription *subscription = impl_->find(state.subscription);
-    if (subscription == nullptr)
-        return;
-    subscription->consecutive_failures = state.consecutive_failures;
-    subscription->paused_until = std::max(subscription->paused_until, state.paused_until);
-    subscription->last_status = state.last_status;
-    if (state.consecutive_failures > 0) {
-        subscription->window = 1;
-        impl_->in_flight_by[static_cast<size_t>(subscription->effective())] -= subscription->in_flight;
-        subscription->standing = Standing::bad;
-        impl_->in_flight_by[static_cast<size_t>(subscription->effective())] += subscription->in_flight;
-    }
-    try {
-        subscription->last_error.assign(state.last_error.view());
-        if (state.paused_until > 0)
-            impl_->set_timer(subscription, state.paused_until); // fires at once if it is over
-    } catch (const std::bad_alloc &) {
-        // Only what is shown; the safety scan looks at the subscription again.
-    }
-}
-
-bool Outbox::next_changed_state(ReceiverState *state, bool *deactivate, Micros now) noexcept {
-    const Guard guard(impl_->mutex);
-    Impl &box = *impl_;
-    for (size_t left = box.changed.size(); left > 0; left--) {
-        Subscription *subscription = box.changed.front();
-        if (!subscription->state_urgent && now != at_once &&
-            now - subscription->state_given < state_interval) {
-            box.changed.splice(box.changed.end(), box.changed, box.changed.begin());
-            continue;
-        }
-        try {
-            box.given_error = subscription->last_error;
-        } catch (const std::bad_alloc &) {
-            return false; // later
-        }
-        box.changed.pop_front();
-        subscription->in_changed = false;
-        subscription->state_changed = false;
-        subscription->state_urgent = false;
-        if (now != at_once)
-            subscription->state_given = now;
-        *state = ReceiverState{subscription->id, subscription->consecutive_failures,
-                               subscription->paused_until, subscription->last_status, slice(box.given_error)};
-        *deactivate = subscription->deactivate;
-        subscription->deactivate = false;
-        return true;
-    }
-    return false;
-}
-
-void Outbox::state_not_saved(int64_t id, bool deactivate) noexcept {
-    const Guard guard(impl_->mutex);
-    Subscription *subscription = impl_->find(id);
-    if (subscription == nullptr)
-        return;
-    subscription->deactivate = subscription->deactivate || deactivate;
-    try {
-        impl_->note_state(subscription, false);
-    } catch (const std::bad_alloc &) {
-        // The next change saves it.
-    }
-}
-
-bool Outbox::has_changed_states() const noexcept {
-    const Guard guard(impl_->mutex);
-    return !impl_->changed.empty();
-}
-
-void Outbox::learn_elsewhere(const ReceiverState &state, bool deactivate) noexcept {
-    const Guard guard(impl_->mutex);
-    Impl &box = *impl_;
-    Subscription *subscription = box.find(state.subscription);
-    if (subscription == nullptr)
-        return;
-    subscription->consecutive_failures =
-        state.consecutive_failures > 0 ? subscription->consecutive_failures + 1 : 0;
-    subscription->last_status = state.last_status;
-    if (deactivate)
-        box.deactivate(subscription);
-    bool longer = state.paused_until > subscription->paused_until;
-    if (longer)
-        subscription->paused_until = state.paused_until;
-    try {
-        subscription->last_error.assign(state.last_error.view());
-        box.note_state(subscription, longer || deactivate);
-        if (longer)
-            box.set_timer(subscription, std::min(subscription->paused_until, subscription->reread_at));
-    } catch (const std::bad_alloc &) {
-        // Only what is shown; the safety scan looks at the subscription again.
-    }
-}
-
 bool Outbox::accepts(int64_t id, WallMicros now) const noexcept {
     const Guard guard(impl_->mutex);
     const Subscription *subscription = impl_->find(id);
@@ -344,112 +225,6 @@ bool Outbox::add_suspect(const Uuid &uuid, const CrashCount &count) noexcept {
     } catch (const std::bad_alloc &) {
         return false;
     }
-}
-
-size_t Outbox::result_count() const noexcept {
-    const Guard guard(impl_->mutex);
-    return impl_->results.size();
-}
-
-AttemptResult Outbox::result(size_t index) const noexcept {
-    const Guard guard(impl_->mutex);
-    const Item &item = *impl_->results[index];
-    return AttemptResult{item.uuid,
-                         item.subscription_id,
-                         item.outcome,
-                         item.attempts,
-                         item.status,
-                         slice(item.error),
-                         slice(item.response),
-                         item.response_truncated,
-                         slice(item.headers),
-                         item.has_callback,
-                         item.custom_countdown,
-                         item.elapsed,
-                         item.attempted_at,
-                         item.due};
-}
-
-void Outbox::recorded(size_t index) noexcept {
-    const Guard guard(impl_->mutex);
-    impl_->results[index]->is_recorded = true;
-}
-
-void Outbox::postpone(size_t index, WallMicros again) noexcept {
-    const Guard guard(impl_->mutex);
-    impl_->results[index]->postponed_until = again;
-}
-
-void Outbox::Impl::add_result(Item *item) {
-    size_t unrecorded = results.size() + postponed.size() + 1;
-    if (postponed.capacity() < unrecorded)
-        postponed.reserve(unrecorded * 2);
-    if (results.capacity() < unrecorded)
-        results.reserve(unrecorded * 2);
-    results.push_back(item);
-}
-
-// Never allocates: both lists have room for all.
-void Outbox::Impl::wake_postponed(WallMicros now) noexcept {
-    auto due = std::partition(postponed.begin(), postponed.end(),
-                              [now](const Item *item) { return item->postponed_until > now; });
-    for (auto place = due; place != postponed.end(); ++place) {
-        (*place)->postponed_until = 0;
-        results.push_back(*place);
-    }
-    postponed.erase(due, postponed.end());
-}
-
-// What waits a moment, beside due times of the wall clock, must not wait until a clock that was put back
-// shows that moment again.
-bool Outbox::Impl::clock_was_put_back(Micros now, WallMicros wall) noexcept {
-    constexpr Micros tolerance = 1000 * 1000;
-    const Micros offset = wall - now;
-    const bool put_back = offset < clock_offset - tolerance;
-    clock_offset = offset;
-    if (!put_back)
-        return false;
-    for (Item *item : postponed)
-        item->postponed_until = std::min(item->postponed_until, wall);
-    adoptions_again = std::min(adoptions_again, wall);
-    return true;
-}
-
-void Outbox::Impl::end_postponement(Subscription *subscription) noexcept {
-    subscription->postponed--;
-    try {
-        make_ready(subscription);
-    } catch (const std::bad_alloc &) {
-        // It is made ready when something is read for it.
-    }
-}
-
-void Outbox::settle_results() noexcept {
-    const Guard guard(impl_->mutex);
-    Impl &box = *impl_;
-    size_t kept = 0;
-    for (size_t i = 0; i < box.results.size(); i++) {
-        Item *item = box.results[i];
-        if (!item->is_recorded) {
-            if (item->postponed_until > 0) {
-                if (item->subscription != nullptr && !item->was_postponed)
-                    item->subscription->postponed++;
-                item->was_postponed = true;
-                box.postponed.push_back(item);
-            } else
-                box.results[kept++] = item;
-            continue;
-        }
-        Subscription *subscription = item->subscription;
-        if (subscription != nullptr && item->outcome == Outcome::retry)
-            box.retry_written(subscription, item->due);
-        if (subscription != nullptr && item->was_postponed)
-            box.end_postponement(subscription);
-        box.acquit(*item);
-        box.land(item);
-        box.forget(item);
-    }
-    box.results.resize(kept);
 }
 
 } // namespace whisperer::core

@@ -1,6 +1,7 @@
-// Inside of the outbox, shared by its files: outbox.cpp (subscriptions, results), outbox_turns.cpp (who may
-// read), outbox_reading.cpp, outbox_corrections.cpp (what the table changes under it), outbox_sending.cpp and
-// outbox_token.cpp. Members may throw std::bad_alloc; the public functions in those files catch it.
+// Inside of the outbox, shared by its files: outbox.cpp (subscriptions), outbox_states.cpp (what is known of
+// receivers), outbox_turns.cpp (who may read), outbox_reading.cpp, outbox_corrections.cpp (what the table
+// changes under it), outbox_bodies.cpp, outbox_sending.cpp, outbox_token.cpp, outbox_learning.cpp and
+// outbox_results.cpp. Members may throw std::bad_alloc; the public functions in those files catch it.
 #pragma once
 
 #include "core/outbox.hpp"
@@ -17,6 +18,8 @@
 #include <vector>
 
 namespace whisperer::core {
+
+constexpr double micros_per_second = 1e6;
 
 struct UuidHash {
     size_t operator()(const Uuid &uuid) const noexcept {
@@ -235,17 +238,13 @@ struct Outbox::Impl {
     void detach(Subscription *subscription) noexcept; // from every list; its items lose it
     void forget(Item *item) noexcept;
     void drop_payload(Item *item) noexcept;
-    void land(Item *item) noexcept;
-    void acquit(const Item &item) noexcept;
     void drop_queue(Subscription *subscription) noexcept;
     void remember_crashes(const Item &item) noexcept;
     void reset_reading(Subscription *subscription) noexcept;
     void deactivate(Subscription *subscription) noexcept;
+
+    // outbox_states.cpp
     void note_state(Subscription *subscription, bool urgent);
-    void add_result(Item *item);
-    void end_postponement(Subscription *subscription) noexcept;
-    void wake_postponed(WallMicros now) noexcept;
-    bool clock_was_put_back(Micros now, WallMicros wall) noexcept;
 
     // outbox_turns.cpp
     int wanted_rows(const Subscription &subscription) const noexcept;
@@ -275,17 +274,29 @@ struct Outbox::Impl {
     Launch take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall);
     void count_requests(int change) noexcept;
     bool recalled() const noexcept;
-    bool ask_body(Item *item);
-    void leave_flight(Item *item, Micros now) noexcept;
-    void conclude(Item *item, const HttpResult &http, Micros now, WallMicros wall);
     Launch launch(Item *item, Micros now, WallMicros wall);
     void leave_to_other(Item *item, WallMicros wall);
     void start_suspect(Micros now, WallMicros wall);
     bool start_one(Standing standing, Micros now, WallMicros wall);
+
+    // outbox_bodies.cpp
+    bool ask_body(Item *item);
+
+    // outbox_learning.cpp
+    void leave_flight(Item *item, Micros now) noexcept;
+    void conclude(Item *item, const HttpResult &http, Micros now, WallMicros wall);
     void take_result(const HttpResult &http, Micros now, WallMicros wall);
     void learn(Subscription *subscription, const Item &item, const HttpResult &http, double pause, Micros now,
                WallMicros wall);
     void find_stalled(Micros now);
+
+    // outbox_results.cpp
+    void add_result(Item *item);
+    void end_postponement(Subscription *subscription) noexcept;
+    void wake_postponed(WallMicros now) noexcept;
+    bool clock_was_put_back(Micros now, WallMicros wall) noexcept;
+    void land(Item *item) noexcept;
+    void acquit(const Item &item) noexcept;
 
     // outbox_token.cpp
     void set_token_source(Subscription *subscription, const TokenFields &fields);

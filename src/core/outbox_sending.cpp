@@ -1,7 +1,5 @@
-// Whose delivery is sent next, and what its attempt teaches.
+// Whose delivery is sent next.
 #include "core/outbox_impl.hpp"
-
-#include "core/retry_after.hpp"
 
 #include <algorithm>
 #include <new>
@@ -10,9 +8,6 @@ namespace whisperer::core {
 
 namespace {
 
-// Requests in flight without any progress for this long: the receiver hangs.
-constexpr Micros stall_limit = 1000 * 1000;
-constexpr Micros stall_check_interval = 250 * 1000;
 // Crashes with a delivery alone in flight after which it is given up (contract, section 6).
 constexpr int crash_limit = 3;
 // Suspects wait this long after the start, for the rest to be under way.
@@ -22,13 +17,8 @@ constexpr Micros suspect_delay = 1000 * 1000;
 // rows locked, by an open unsubscribe() for instance, stops that subscription only.
 constexpr size_t unrecorded_limit = 4096;
 constexpr int unrecorded_of_one = 16;
-// Bytes of large bodies loaded at once while waiting to be sent.
-constexpr size_t bodies_at_once = 4;
 // What somebody else is sending is looked at again after this.
 constexpr WallMicros claimed_again = 100 * 1000;
-constexpr double micros_per_second = 1e6;
-// Bytes of a response's headers that are kept for a callback.
-constexpr size_t callback_headers_limit = 16 * 1024;
 
 } // namespace
 
@@ -275,161 +265,6 @@ void Outbox::start(Micros now, WallMicros wall) noexcept {
 void Outbox::allow_sending(bool allowed) noexcept {
     const Guard guard(impl_->mutex);
     impl_->sending = allowed;
-}
-
-// False: enough others are being loaded.
-bool Outbox::Impl::ask_body(Item *item) {
-    if (item->body_asked)
-        return true;
-    if (bodies_wanted.size() >= bodies_at_once)
-        return false;
-    bodies_wanted.push_back(item->uuid);
-    item->body_asked = true;
-    return true;
-}
-
-bool Outbox::wants_bodies() const noexcept {
-    const Guard guard(impl_->mutex);
-    return !impl_->bodies_wanted.empty();
-}
-
-bool Outbox::wanted_body(Uuid *uuid) noexcept {
-    const Guard guard(impl_->mutex);
-    Impl &box = *impl_;
-    if (box.bodies_wanted.empty())
-        return false;
-    *uuid = box.bodies_wanted.front();
-    box.bodies_wanted.pop_front();
-    return true;
-}
-
-void Outbox::give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcept {
-    const Guard guard(impl_->mutex);
-    Impl &box = *impl_;
-    auto place = box.items.find(uuid);
-    if (place == box.items.end() || place->second->subscription == nullptr || !place->second->body_missing)
-        return;
-    Item *item = place->second.get();
-    item->body_asked = false;
-    try {
-        item->payload.assign(payload.view());
-        item->whole_body = whole_body;
-        item->body_missing = false;
-        box.queued_bytes += item->payload.size();
-        box.make_ready(item->subscription, true); // before the next bodies are loaded
-    } catch (const std::bad_alloc &) {
-        // Still missing: it is asked for again.
-    }
-}
-
-void Outbox::body_gone(const Uuid &uuid) noexcept {
-    const Guard guard(impl_->mutex);
-    drop_unsent(uuid);
-}
-
-void Outbox::Impl::learn(Subscription *subscription, const Item &item, const HttpResult &http, double pause,
-                         Micros now, WallMicros wall) {
-    subscription->last_progress = now;
-    bool delivered = item.outcome == Outcome::delivered;
-    int limit = most_in_flight(*subscription);
-    bool changed =
-        http.status != subscription->last_status || !delivered || subscription->consecutive_failures > 0;
-    if (delivered) {
-        subscription->window = std::min(limit, subscription->window * 2);
-        subscription->consecutive_failures = 0;
-        subscription->last_error.clear();
-    } else {
-        subscription->window = std::max(1, subscription->window / 2);
-        subscription->consecutive_failures++;
-        subscription->last_error = item.error;
-    }
-    subscription->last_status = http.status;
-    if (pause > 0)
-        subscription->paused_until =
-            std::max(subscription->paused_until, wall + static_cast<WallMicros>(pause * micros_per_second));
-    if (item.outcome == Outcome::gone)
-        deactivate(subscription);
-    set_standing(subscription, delivered ? Standing::good : Standing::bad, false);
-    if (changed)
-        note_state(subscription, pause > 0 || item.outcome == Outcome::gone);
-    arm(subscription, wall);
-    make_ready(subscription);
-    make_hungry(subscription);
-}
-
-void Outbox::Impl::leave_flight(Item *item, Micros now) noexcept {
-    if (item->suspect)
-        suspects_in_flight--;
-    Subscription *subscription = item->subscription;
-    if (subscription == nullptr)
-        return;
-    subscription->last_progress = now;
-    in_flight_by[static_cast<size_t>(subscription->effective())]--;
-    if (--subscription->in_flight == 0)
-        flying.erase(subscription);
-}
-
-// The attempt has ended so.
-void Outbox::Impl::conclude(Item *item, const HttpResult &http, Micros now, WallMicros wall) {
-    Subscription *subscription = item->subscription;
-    Attempt attempt{};
-    attempt.failure = http.failure;
-    attempt.status = http.status;
-    attempt.attempts = item->attempts + (item->asks_token ? 1 : 0); // there was no more to this attempt
-    attempt.retry_after =
-        parse_retry_after(http.retry_after, wall / static_cast<WallMicros>(micros_per_second));
-    const Countdown &countdown = subscription == nullptr ? default_countdown() : subscription->countdown;
-    attempt.max_attempts = subscription == nullptr ? attempt.attempts : subscription->max_attempts;
-    attempt.countdown_seconds = countdown_seconds(countdown, attempt.attempts, random);
-    Verdict verdict = judge_attempt(attempt);
-
-    std::string error(http.error.view());
-    if (error.empty() && verdict.outcome != Outcome::delivered)
-        error = "the receiver answered with status " + std::to_string(http.status);
-    std::string response(http.body.view());
-    std::string headers;
-    if (item->has_callback)
-        headers.assign(http.headers.view().substr(0, callback_headers_limit));
-    add_result(item); // what may throw is before it, since all is done again then; what follows does not
-    item->attempts = attempt.attempts;
-    item->asks_token = false;
-    drop_payload(item);
-    item->outcome = verdict.outcome;
-    item->status = http.status;
-    item->error = std::move(error);
-    item->response = std::move(response);
-    item->headers = std::move(headers);
-    item->response_truncated = http.body_truncated;
-    item->elapsed = http.elapsed;
-    item->due = wall + static_cast<WallMicros>(verdict.wait_seconds * micros_per_second);
-    leave_flight(item, now);
-    if (subscription == nullptr)
-        return;
-    // A token that is refused is not used again. One that was fetched meanwhile is another.
-    if (http.status == 401 && item->token_serial == subscription->token.serial)
-        subscription->token.authorization.clear();
-    try {
-        learn(subscription, *item, http, verdict.pause_seconds, now, wall);
-    } catch (const std::bad_alloc &) {
-        // The result is there; what was learnt of the receiver is learnt again with the next one.
-    }
-}
-
-void Outbox::Impl::take_result(const HttpResult &http, Micros now, WallMicros wall) {
-    Item *item = reinterpret_cast<Item *>(static_cast<uintptr_t>(http.tag));
-    if (item->asks_token)
-        take_token(item, http, now, wall);
-    else
-        conclude(item, http, now, wall);
-}
-
-void Outbox::Impl::find_stalled(Micros now) {
-    if (now - last_stall_check < stall_check_interval)
-        return;
-    last_stall_check = now;
-    for (Subscription *subscription : flying)
-        if (subscription->in_flight > 0 && now - subscription->last_progress > stall_limit)
-            set_standing(subscription, subscription->standing, true);
 }
 
 void Outbox::step(Micros now, WallMicros wall) noexcept {

@@ -1,6 +1,6 @@
 // The delivery worker: one process that owns the subscriptions of its shard, sends what is pending for them,
-// and records what became of it. Its parts: delivery_worker.cpp (the loop), subscription_loader.cpp,
-// queue_reader.cpp, recorder.cpp.
+// and records what became of it. Its parts: delivery_start.cpp, delivery_worker.cpp (the loop),
+// subscription_loader.cpp, queue_reader.cpp, recorder.cpp.
 #pragma once
 
 #include "pg/prelude.hpp"
@@ -28,7 +28,11 @@ struct DeliveryWorker {
     bool told_copy;        // the log has been told that this database is a copy
 };
 
-// All of these run in a transaction of the worker's (worker_begin() … worker_commit()).
+// delivery_start.cpp: the process's worker, in a memory context of its own, its sending thread running. An
+// ERROR ends the process; it is started again later.
+DeliveryWorker *make_delivery_worker(Datum main_arg);
+
+// All that follow run in a transaction of the worker's (worker_begin() … worker_commit()).
 
 // The snapshot of the transaction as the core wants it; the arrays are palloc'ed.
 struct SnapshotXids {

@@ -3,6 +3,7 @@
 #include "pg/enqueue.hpp"
 #include "pg/table_writer.hpp"
 #include "pg/wake.hpp"
+#include "pg/wall_clock.hpp"
 
 extern "C" {
 #include "access/xact.h"
@@ -191,9 +192,7 @@ void write_with_bodies(Enqueued *all) {
 } // namespace
 
 pg_uuid_t new_uuid() {
-    constexpr int64 epoch_shift = (int64)(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
-    core::Uuid made =
-        core::make_uuid7(GetCurrentTimestamp() + epoch_shift, pg_prng_uint64(&pg_global_prng_state));
+    core::Uuid made = core::make_uuid7(wall_clock(), pg_prng_uint64(&pg_global_prng_state));
     pg_uuid_t result;
     static_assert(sizeof(result.data) == sizeof(made.bytes));
     memcpy(result.data, made.bytes, sizeof(made.bytes));

@@ -243,7 +243,7 @@ void adopt(DeliveryWorker *worker, core::WallMicros now) {
 } // namespace
 
 void read_queue(DeliveryWorker *worker) {
-    core::WallMicros now = to_wall(GetCurrentTimestamp());
+    core::WallMicros now = wall_clock();
     SnapshotXids snapshot = current_snapshot_xids();
     if (!worker->box->set_snapshot(snapshot.xmin, snapshot.xmax, snapshot.running, snapshot.count))
         out_of_memory();

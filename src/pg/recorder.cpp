@@ -294,7 +294,7 @@ RecordedCounts take_written(core::Outbox *box) {
     RecordedCounts counts = {0, 0, 0, 0};
     for (size_t i = 0; i < recording.count; i++) {
         if (recording.fates[i] == Fate::postpone) {
-            box->postpone(i, to_wall(GetCurrentTimestamp()) + locked_again);
+            box->postpone(i, wall_clock() + locked_again);
             continue;
         }
         core::AttemptResult result = box->result(i);

@@ -5,6 +5,7 @@
 
 extern "C" {
 #include "datatype/timestamp.h"
+#include "utils/timestamp.h"
 }
 
 namespace whisperer::pg {
@@ -16,6 +17,10 @@ inline TimestampTz to_timestamp(core::WallMicros wall) {
 }
 inline core::WallMicros to_wall(TimestampTz time) {
     return time + postgres_epoch_micros;
+}
+// Of any thread.
+inline core::WallMicros wall_clock() {
+    return to_wall(GetCurrentTimestamp());
 }
 
 } // namespace whisperer::pg

@@ -1,4 +1,4 @@
-#include "core/horizon.hpp"
+#include "horizon_model.hpp"
 
 #include <gtest/gtest.h>
 
@@ -25,18 +25,6 @@ Ranges between(const Shared &from, const Shared &to) {
     for (const XidRange &range : ranges)
         out.emplace_back(range.lo, range.hi);
     return out;
-}
-
-// pg_visible_in_snapshot(), word for word
-bool model_visible(Xid xid, Xid xmin, Xid xmax, const std::vector<Xid> &running) {
-    if (xid < xmin)
-        return true;
-    if (xid >= xmax)
-        return false;
-    for (Xid other : running)
-        if (other == xid)
-            return false;
-    return true;
 }
 
 } // namespace
@@ -86,21 +74,16 @@ TEST(Horizon, AgreesWithTheDefinition) {
     constexpr Xid limit = 40;
     auto draw = [&random](Xid below) { return static_cast<Xid>(random() % below); };
     for (int round = 0; round < 20000; round++) {
-        struct {
-            Xid xmin, xmax;
-            std::vector<Xid> running;
-            Shared shared;
-        } s[2];
-        for (auto &one : s) {
+        SnapshotModel s[2];
+        for (SnapshotModel &one : s) {
             one.xmin = draw(limit);
             one.xmax = one.xmin + draw(limit - one.xmin);
             size_t count = draw(8);
             for (size_t i = 0; i < count; i++)
                 one.running.push_back(draw(limit)); // in any order, also outside of [xmin, xmax)
-            one.shared = snapshot(one.xmin, one.xmax, one.running);
         }
         bool first_time = draw(10) == 0;
-        Ranges ranges = between(first_time ? nullptr : s[0].shared, s[1].shared);
+        Ranges ranges = between(first_time ? nullptr : s[0].shared(), s[1].shared());
 
         std::set<Xid> found;
         Xid end = 0;
@@ -112,8 +95,7 @@ TEST(Horizon, AgreesWithTheDefinition) {
                 found.insert(xid);
         }
         for (Xid xid = 0; xid <= limit; xid++) {
-            bool expected = model_visible(xid, s[1].xmin, s[1].xmax, s[1].running) &&
-                            (first_time || !model_visible(xid, s[0].xmin, s[0].xmax, s[0].running));
+            bool expected = s[1].visible(xid) && (first_time || !s[0].visible(xid));
             ASSERT_EQ(found.count(xid) == 1, expected) << "round " << round << ", xid " << xid;
         }
     }

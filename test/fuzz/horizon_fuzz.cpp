@@ -1,8 +1,8 @@
 // Whatever the snapshots: the ranges between two are exactly the transactions visible in one and not in the
 // other; and a cursor that goes through many leaves none out and reads none twice.
 #include "core/change_cursor.hpp"
-#include "core/horizon.hpp"
 #include "fuzz.hpp"
+#include "horizon_model.hpp"
 
 #include <set>
 #include <vector>
@@ -14,25 +14,8 @@ namespace {
 
 constexpr Xid universe = 80;
 
-struct Plain {
-    Xid xmin, xmax;
-    std::vector<Xid> running;
-
-    // pg_visible_in_snapshot(), word for word
-    bool visible(Xid xid) const {
-        if (xid < xmin)
-            return true;
-        if (xid >= xmax)
-            return false;
-        for (Xid other : running)
-            if (other == xid)
-                return false;
-        return true;
-    }
-};
-
-Plain take(Input &input) {
-    Plain plain{};
+SnapshotModel take(Input &input) {
+    SnapshotModel plain{};
     plain.xmin = input.byte() % 64;
     plain.xmax = plain.xmin + input.byte() % 16;
     plain.running.resize(input.byte() % 8);
@@ -53,12 +36,9 @@ std::set<Xid> members(const std::vector<XidRange> &ranges) {
     return xids;
 }
 
-void compare(const Plain *from, const Plain &to) {
-    const auto make = [](const Plain &plain) {
-        return Snapshot::make(plain.xmin, plain.xmax, plain.running.data(), plain.running.size());
-    };
-    const auto before = from == nullptr ? nullptr : make(*from);
-    const auto after = make(to);
+void compare(const SnapshotModel *from, const SnapshotModel &to) {
+    const auto before = from == nullptr ? nullptr : from->shared();
+    const auto after = to.shared();
     std::vector<XidRange> ranges;
     require(visible_since(before.get(), *after, &ranges));
     const std::set<Xid> found = members(ranges);
@@ -103,8 +83,8 @@ void read_on(Input &input) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     Input input(data, size);
     const bool from_nothing = input.byte() % 8 == 0;
-    const Plain from = take(input);
-    const Plain to = take(input);
+    const SnapshotModel from = take(input);
+    const SnapshotModel to = take(input);
     compare(from_nothing ? nullptr : &from, to);
     read_on(input);
     return 0;

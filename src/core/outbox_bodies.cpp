@@ -1,0 +1,65 @@
+// Large payloads, which are loaded only when it is their turn.
+#include "core/outbox_impl.hpp"
+
+#include <new>
+
+namespace whisperer::core {
+
+namespace {
+
+// Bodies on their way from the table at once: what bounds the memory.
+constexpr size_t bodies_at_once = 4;
+
+} // namespace
+
+// False: enough others are being loaded.
+bool Outbox::Impl::ask_body(Item *item) {
+    if (item->body_asked)
+        return true;
+    if (bodies_wanted.size() >= bodies_at_once)
+        return false;
+    bodies_wanted.push_back(item->uuid);
+    item->body_asked = true;
+    return true;
+}
+
+bool Outbox::wants_bodies() const noexcept {
+    const Guard guard(impl_->mutex);
+    return !impl_->bodies_wanted.empty();
+}
+
+bool Outbox::wanted_body(Uuid *uuid) noexcept {
+    const Guard guard(impl_->mutex);
+    Impl &box = *impl_;
+    if (box.bodies_wanted.empty())
+        return false;
+    *uuid = box.bodies_wanted.front();
+    box.bodies_wanted.pop_front();
+    return true;
+}
+
+void Outbox::give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcept {
+    const Guard guard(impl_->mutex);
+    Impl &box = *impl_;
+    auto place = box.items.find(uuid);
+    if (place == box.items.end() || place->second->subscription == nullptr || !place->second->body_missing)
+        return;
+    Item *item = place->second.get();
+    item->body_asked = false;
+    try {
+        item->payload.assign(payload.view());
+        item->whole_body = whole_body;
+        item->body_missing = false;
+        box.queued_bytes += item->payload.size();
+        box.make_ready(item->subscription, true); // before the next bodies are loaded
+    } catch (const std::bad_alloc &) {
+        // Still missing: it is asked for again.
+    }
+}
+
+void Outbox::body_gone(const Uuid &uuid) noexcept {
+    const Guard guard(impl_->mutex);
+    drop_unsent(uuid);
+}
+
+} // namespace whisperer::core

@@ -1,0 +1,127 @@
+// Results of attempts, until they are recorded.
+#include "core/outbox_impl.hpp"
+
+#include <algorithm>
+#include <new>
+
+namespace whisperer::core {
+
+size_t Outbox::result_count() const noexcept {
+    const Guard guard(impl_->mutex);
+    return impl_->results.size();
+}
+
+AttemptResult Outbox::result(size_t index) const noexcept {
+    const Guard guard(impl_->mutex);
+    const Item &item = *impl_->results[index];
+    return AttemptResult{item.uuid,
+                         item.subscription_id,
+                         item.outcome,
+                         item.attempts,
+                         item.status,
+                         slice(item.error),
+                         slice(item.response),
+                         item.response_truncated,
+                         slice(item.headers),
+                         item.has_callback,
+                         item.custom_countdown,
+                         item.elapsed,
+                         item.attempted_at,
+                         item.due};
+}
+
+void Outbox::recorded(size_t index) noexcept {
+    const Guard guard(impl_->mutex);
+    impl_->results[index]->is_recorded = true;
+}
+
+void Outbox::postpone(size_t index, WallMicros again) noexcept {
+    const Guard guard(impl_->mutex);
+    impl_->results[index]->postponed_until = again;
+}
+
+void Outbox::Impl::add_result(Item *item) {
+    size_t unrecorded = results.size() + postponed.size() + 1;
+    if (postponed.capacity() < unrecorded)
+        postponed.reserve(unrecorded * 2);
+    if (results.capacity() < unrecorded)
+        results.reserve(unrecorded * 2);
+    results.push_back(item);
+}
+
+// Never allocates: both lists have room for all.
+void Outbox::Impl::wake_postponed(WallMicros now) noexcept {
+    auto due = std::partition(postponed.begin(), postponed.end(),
+                              [now](const Item *item) { return item->postponed_until > now; });
+    for (auto place = due; place != postponed.end(); ++place) {
+        (*place)->postponed_until = 0;
+        results.push_back(*place);
+    }
+    postponed.erase(due, postponed.end());
+}
+
+// What waits a moment, beside due times of the wall clock, must not wait until a clock that was put back
+// shows that moment again.
+bool Outbox::Impl::clock_was_put_back(Micros now, WallMicros wall) noexcept {
+    constexpr Micros tolerance = 1000 * 1000;
+    const Micros offset = wall - now;
+    const bool put_back = offset < clock_offset - tolerance;
+    clock_offset = offset;
+    if (!put_back)
+        return false;
+    for (Item *item : postponed)
+        item->postponed_until = std::min(item->postponed_until, wall);
+    adoptions_again = std::min(adoptions_again, wall);
+    return true;
+}
+
+void Outbox::Impl::end_postponement(Subscription *subscription) noexcept {
+    subscription->postponed--;
+    try {
+        make_ready(subscription);
+    } catch (const std::bad_alloc &) {
+        // It is made ready when something is read for it.
+    }
+}
+
+void Outbox::settle_results() noexcept {
+    const Guard guard(impl_->mutex);
+    Impl &box = *impl_;
+    size_t kept = 0;
+    for (size_t i = 0; i < box.results.size(); i++) {
+        Item *item = box.results[i];
+        if (!item->is_recorded) {
+            if (item->postponed_until > 0) {
+                if (item->subscription != nullptr && !item->was_postponed)
+                    item->subscription->postponed++;
+                item->was_postponed = true;
+                box.postponed.push_back(item);
+            } else
+                box.results[kept++] = item;
+            continue;
+        }
+        Subscription *subscription = item->subscription;
+        if (subscription != nullptr && item->outcome == Outcome::retry)
+            box.retry_written(subscription, item->due);
+        if (subscription != nullptr && item->was_postponed)
+            box.end_postponement(subscription);
+        box.acquit(*item);
+        box.land(item);
+        box.forget(item);
+    }
+    box.results.resize(kept);
+}
+
+void Outbox::Impl::land(Item *item) noexcept {
+    if (item->flight_slot >= 0)
+        recorder.landed(recorder.context, item->flight_slot);
+    item->flight_slot = -1;
+}
+
+// Its crashes count no more.
+void Outbox::Impl::acquit(const Item &item) noexcept {
+    if (item.crashes.crashes > 0 && item.flight_slot < 0 && recorder.acquitted != nullptr)
+        recorder.acquitted(recorder.context, item.uuid);
+}
+
+} // namespace whisperer::core
