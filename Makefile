@@ -53,7 +53,7 @@ EXTRA_CLEAN  = build $(OBJS:.o=.d) $(OBJS:.o=.bc) results tmp_check compile_comm
 # ---- PGXS -------------------------------------------------------------------------------------
 # The developers' targets must work before PostgreSQL is there (they install it), so PGXS is read
 # only when something else is wanted: all, install, uninstall, clean, installcheck, a file.
-DEVELOPER_TARGETS = setup demo test test-core test-sanitize test-regress test-pgtap test-tap test-long fuzz check pgbench-full bench bench-full \
+DEVELOPER_TARGETS = setup demo test test-core test-sanitize test-regress test-pgtap test-tap test-long test-valgrind fuzz check pgbench-full bench bench-full \
                     format format-check tidy help
 ifneq ($(filter-out $(DEVELOPER_TARGETS),$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell '$(PG_CONFIG)' --pgxs 2>/dev/null)
@@ -100,6 +100,7 @@ help:
 	@echo 'make test-pgtap    test/pgtap/*.sql (pgTAP)'
 	@echo 'make test-tap      test/tap/*.t; TESTS="test/tap/001_*.t" for some of them'
 	@echo 'make test-long     the TAP tests with many repetitions (WHISPERER_LONG=1); TESTS=… for some of them'
+	@echo 'make test-valgrind the suites with servers under valgrind, for hours; TESTS=… for some; PG_CONFIG, PG_SOURCE: see scripts/valgrind'
 	@echo 'make pgbench-full  the pgbench test with 20,000 transactions'
 	@echo 'make bench         measure, and print one table: a quarter of an hour; SCENARIO=throughput,tls for some of it'
 	@echo 'make bench-full    the same with the scenarios of a million rows and more'
@@ -125,6 +126,11 @@ test-core test-sanitize test-regress test-pgtap test-tap: setup
 # Tests that repeat, soak or fuzz do it many times over when the variable is set; each bounds itself.
 test-long: setup
 	@WHISPERER_LONG=1 scripts/test tap $(TESTS)
+
+# Valgrind is for those who ask for it; it needs the C library's symbols.
+test-valgrind: setup
+	@scripts/setup valgrind libc6-dbg
+	@scripts/valgrind $(TESTS)
 
 fuzz: setup
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-3600} scripts/test fuzz $(TESTS)

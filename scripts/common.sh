@@ -81,6 +81,11 @@ private_postgresql() {
     mkdir -p "$(dirname "$to${includedir#"$from"}")"
     ln -s "$includedir" "$to${includedir#"$from"}"
     private_pg_config=$to${bindir#"$from"}/pg_config
+    # A program that runs the server in its own way takes its place; it finds the server beside itself.
+    if [[ -n ${WHISPERER_POSTGRES:-} ]]; then
+        mv "${private_pg_config%/*}/postgres" "${private_pg_config%/*}/postgres.real"
+        cp "$WHISPERER_POSTGRES" "${private_pg_config%/*}/postgres"
+    fi
     # A whisperer of the system's must not show through: ours replaces the links.
     rm -f "$to${pkglibdir#"$from"}"/whisperer.so "$to${sharedir#"$from"}"/extension/whisperer*
     make -C "$root" --no-print-directory -s install PG_CONFIG="$private_pg_config" >/dev/null
