@@ -3,6 +3,7 @@
 #include "core/resolver.hpp"
 #include "fuzz.hpp"
 
+#include <cerrno>
 #include <map>
 #include <mutex>
 #include <poll.h>
@@ -107,14 +108,17 @@ class Run {
         return found == failed_at_.end() ? INT64_MIN / 2 : found->second;
     }
 
-    // Waits for at least one look-up that is under way.
+    // Waits for at least one look-up that is under way. Without end: how long a thread waits for a processor
+    // is the machine's affair; libFuzzer's time-out, whose timer interrupts the wait, tells of one that never
+    // comes.
     void collect() {
         if (asked_.empty()) {
             require(resolver_->collect(now_).empty());
             return;
         }
         pollfd wake{resolver_->wake_fd(), POLLIN, 0};
-        require(poll(&wake, 1, 10000) == 1);
+        while (poll(&wake, 1, -1) < 0)
+            require(errno == EINTR);
         for (const std::string &name : resolver_->collect(now_)) {
             require(asked_.erase(name) == 1); // one look-up per name at a time
             const LookupResult result = planned(name);
