@@ -163,8 +163,20 @@ sub disrupt
 	my ($self, $what) = @_;
 	my $from = time();
 	my $result = $what->();
-	push @{ $self->{disruptions} }, [ $from, time() ];
+	$self->disrupted($from, time());
 	return $result;
+}
+
+# Something has done that, between these times.
+sub disrupted { my ($self, $from, $to) = @_; push @{ $self->{disruptions} }, [ $from, $to ]; return; }
+
+# What a server that has crashed at this time had recorded as settled, as far as it is still so, and what of that arrived later.
+sub recorded_before
+{
+	my ($self, $crash) = @_;
+	my @recorded = split /\n/, $self->sql("SELECT uuid FROM whisperer.history WHERE modified_date <= to_timestamp($crash)");
+	my %seen = map { %$_ } values %{ $self->{seen} };
+	return (scalar @recorded, grep { grep { $_ > $crash } @{ $seen{$_}{arrived} } } @recorded);
 }
 
 # The launcher would wait longer after each crash, and this test crashes often.

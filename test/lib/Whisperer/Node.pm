@@ -120,6 +120,20 @@ sub wait_back
 	return;
 }
 
+# Starts a server whose processes were all killed, as soon as they have gone.
+sub start_killed
+{
+	my $self = shift;
+	my $pid = $self->{_pid};
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+	while (kill(0, $pid) || do { $self->{_pid} = undef; !$self->start(fail_ok => 1) })
+	{
+		die "the killed server does not start\n" if time() > $end;
+		usleep(20_000);
+	}
+	return;
+}
+
 # Pulls the plug: an immediate shutdown, as after a crash, and a start.
 sub crash_and_start
 {

@@ -1,0 +1,90 @@
+# The server, or the delivery worker alone, is killed at each place of the commit that records results: before the WAL is written,
+# in the middle of that, before and after the sync, and when the commit is durable and the worker still has its results in memory.
+# Nothing is lost; what was recorded is not sent again, and what was not is.  WHISPERER_SEED repeats a run's moments.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Whisperer::Fault;
+use Whisperer::Ledger;
+use Whisperer::Node;
+use Whisperer::Receiver;
+
+my $receiver = Whisperer::Receiver->new;
+my $fault = Whisperer::Fault->new;
+my $node = Whisperer::Node->new('main');
+$node->init(settings => "$Whisperer::Ledger::settings\n$Whisperer::Fault::settings");
+$fault->preloaded(sub { $node->start });
+$node->create_whisperer('postgres');
+my $ledger = Whisperer::Ledger->new($node, $receiver);
+
+# Whether the transaction survives: a record that was not written does not, and in the middle of it may go either way.
+my %durable = (
+	'before the write' => 0,
+	'in the middle of the write' => undef,
+	'after the write' => 1,
+	'after the sync' => 1,
+	'while its results leave' => 1);
+my @cases = map { my $point = $_; map { [ $point, $_ ] } qw(server worker) } @Whisperer::Fault::commit_points;
+my (@queue, %times, %again, %kept);
+my $rows = 0;
+
+sub crash
+{
+	my ($point, $whom) = @_;
+	my $log = $node->log_position;
+	$ledger->forget_crashes; # the launcher would wait longer each time
+	$fault->arm($point, $whom, commits => int rand 4, locks => int rand 3);
+	my ($strike) = $fault->await(1) or die "it was not struck $point\n";
+	$ledger->disrupted($strike->{at}, $strike->{at});
+	if ($whom eq 'server')
+	{
+		$fault->preloaded(sub { $node->start_killed });
+	}
+	else
+	{
+		$node->wait_for_log(qr/whisperer delivery.* was terminated by signal 9/, $log);
+		$node->wait_back;
+	}
+	return $strike;
+}
+
+for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
+{
+	# All of them, in another order each time.
+	@queue = map { $_->[1] } sort { $a->[0] <=> $b->[0] } map { [ rand(), $_ ] } @cases unless @queue;
+	my ($point, $whom) = @{ shift @queue };
+	my $name = "round $round, $whom killed $point";
+	# It ends with the server's connections.
+	$ledger->start(seconds => 60, rate => 500, prepared => 1);
+	$ledger->random_moment(0.5);
+	my $strike = crash($point, $whom);
+	$ledger->finish;
+	$rows += $ledger->judge($name);
+	my ($recorded, @late) = $ledger->recorded_before($strike->{at});
+	is("@late", '', "$name: none of the $recorded that were recorded was sent again");
+	if ($durable{$point})
+	{
+		is($node->safe_psql('postgres', "SELECT pg_xact_status('$strike->{xid}')"), 'committed', "$name: the commit is kept");
+		$kept{$point} += $node->safe_psql('postgres', "SELECT count(*) FROM whisperer.history WHERE xmin = '$strike->{xid}'");
+	}
+	$times{"$whom $point"}++;
+	$again{$point} += $ledger->{again};
+	$ledger->turn_page;
+}
+note "$rows rows, two deliveries each";
+note join ', ', map { "$_: $times{$_}" } sort keys %times;
+note join ', ', map { "sent again when killed $_: $again{$_}" } sort keys %again;
+note join ', ', map { "kept when killed $_: $kept{$_}" } sort keys %kept;
+
+# Those were commits that recorded something.
+for my $point (sort keys %again)
+{
+	cmp_ok($kept{$point}, '>', 0, "killed $point, results are kept") if $durable{$point};
+	cmp_ok($again{$point}, '>', 0, "killed $point, results are lost, and their deliveries sent again") if defined $durable{$point} && !$durable{$point};
+}
+unlike($node->log_since(0), qr/PANIC|exited with exit code (?![01]\b)/, 'no panic, no unusual exit');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM whisperer.failed'), 0, 'nothing was given up');
+$node->stop;
+done_testing();
