@@ -141,7 +141,8 @@ void record(DeliveryWorker *worker, int64 now) {
 void load_work(DeliveryWorker *worker) {
     bool was_held = worker->held;
     worker->reload_wanted = false; // first: roles may change while it loads
-    if (!load_subscriptions(worker))
+    worker->load_failed = !load_subscriptions(worker);
+    if (worker->load_failed)
         worker->reload_wanted = true;
     if (worker->self->shard != 0 || worker->held || !setting_enabled || !(worker->announce_jobs || was_held))
         return;
@@ -245,7 +246,7 @@ void work_on_tables(DeliveryWorker *worker, int64 now) {
         return;
     if (!in_transaction(worker, read_work))
         worker->box->read_all_again();
-    else if (!worker->reload_wanted && !worker->box->has_unsent_to_check())
+    else if (!worker->load_failed && !worker->box->has_unsent_to_check())
         worker->box->recalls_handled(loop.recalls);
 }
 
@@ -315,8 +316,8 @@ void turn(DeliveryWorker *worker) {
     wait_for_something(worker);
     CHECK_FOR_INTERRUPTS();
     take_settings(worker);
-    loop.recalls = pg_atomic_read_u32(
-        &worker->database->recalls); // before the marks: they were set before it was counted
+    // Before the marks are taken: they were set before it was counted.
+    loop.recalls = pg_atomic_read_u32(&worker->database->recalls);
     take_flags(worker);
     worker->sending->hear(); // first: what is told after this wakes the next wait
     loop.backing_off = monotonic_micros() < loop.try_again_at;

@@ -20,7 +20,8 @@ struct DeliveryWorker {
     Journal *journal;
     DatabaseSlot *database;
     bool held;             // a copy, or never used: nothing may be sent
-    bool reload_wanted;    // subscriptions changed
+    bool reload_wanted;    // subscriptions changed, or roles
+    bool load_failed;      // the last time, for want of memory
     bool owners_changed;   // roles changed: owners may be gone
     bool owners_refreshed; // in the transaction under way
     bool refetch_states;   // at start: what was learnt of receivers
