@@ -50,10 +50,12 @@ SET extra_float_digits = 0;
 INSERT INTO usual (f8, f4) VALUES (0.1::float8 + 0.2, 1.0 / 3);
 RESET ALL;
 CREATE TYPE mood AS ENUM ('sad', 'ok');
-CREATE TABLE unusual (id integer, at timestamptz, how mood, iv interval, inner_row usual);
+CREATE TABLE unusual (id integer, at timestamptz, how mood, iv interval, kind regclass, inner_row usual);
 CREATE TRIGGER row_events AFTER INSERT ON unusual FOR EACH ROW EXECUTE FUNCTION whisperer.deliver_event_trigger('row');
 SET TimeZone = 'Asia/Kathmandu';
-INSERT INTO unusual SELECT 1, '2026-02-03 04:05:06+01', 'ok', '1 day', r FROM usual r WHERE r.id = 1;
+SET quote_all_identifiers = on;
+INSERT INTO unusual SELECT 1, '2026-02-03 04:05:06+01', 'ok', '1 day', 'pg_class', r FROM usual r WHERE r.id = 1;
+RESET quote_all_identifiers;
 RESET TimeZone;
 
 SET TimeZone = 'UTC';

@@ -16,7 +16,7 @@ struct NeutralSetting {
     const char *value;
 };
 
-// search_path: regclass and its like print names relative to it.
+// search_path, quote_all_identifiers: regclass and its like print names as these say.
 constexpr NeutralSetting neutral_settings[] = {
     {"TimeZone", "UTC"},
     {"DateStyle", "ISO, MDY"},
@@ -25,6 +25,7 @@ constexpr NeutralSetting neutral_settings[] = {
     {"lc_monetary", "C"},
     {"xmlbinary", "base64"},
     {"search_path", "pg_catalog, pg_temp"},
+    {"quote_all_identifiers", "off"},
 };
 
 } // namespace
