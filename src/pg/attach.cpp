@@ -89,7 +89,7 @@ void lock_table(Oid caller, Oid relation) {
         ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
                 errmsg("permission denied for table %s", relation_text(relation)),
                 errdetail("Role \"%s\" needs TRIGGER on it.", GetUserNameFromId(caller, false)),
-                errhint("GRANT TRIGGER ON %s TO …", relation_text(relation)));
+                errhint("GRANT TRIGGER ON %s TO ...", relation_text(relation)));
     LockRelationOid(relation, ShareRowExclusiveLock);
     if (get_rel_relkind(relation) == '\0')
         raise_no_relation(relation); // dropped while we waited

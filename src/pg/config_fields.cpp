@@ -51,11 +51,11 @@ struct AuthType {
 
 const AuthType auth_types[] = {
     {"basic",
-     "Give {\"auth_type\": \"basic\", \"username\": …, \"password\": …}.",
+     "Give {\"auth_type\": \"basic\", \"username\": ..., \"password\": ...}.",
      {{"username", true, Text::user_name}, {"password", true, Text::any}}},
-    {"bearer", "Give {\"auth_type\": \"bearer\", \"token\": …}.", {{"token", true, Text::token}}},
+    {"bearer", "Give {\"auth_type\": \"bearer\", \"token\": ...}.", {{"token", true, Text::token}}},
     {"token",
-     "Give {\"auth_type\": \"token\", \"url\": …, \"username\": …, \"password\": …}, and if wanted "
+     "Give {\"auth_type\": \"token\", \"url\": ..., \"username\": ..., \"password\": ...}, and if wanted "
      "username_field, "
      "password_field, token_key, header_format.",
      {{"url", true, Text::url},

@@ -94,7 +94,7 @@ WHISPERER_SQL_FUNCTION(whisperer_deliver_event) {
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                 errmsg("instance must be a row or a JSON object, not %s",
                        OidIsValid(type) ? format_type_be(type) : "a value of unknown type"),
-                errhint("Give a row, such as deliver_event(package, …) in a SELECT from it, or jsonb."));
+                errhint("Give a row, such as deliver_event(package, ...) in a SELECT from it, or jsonb."));
     access_check(caller, Access::deliver, request.event_type);
     PreventCommandIfReadOnly("whisperer.deliver_event()"); // whether anybody subscribes or not
     Recipients recipients = find_recipients(request.event_type, request.config_filter);

@@ -68,7 +68,7 @@ struct GivenName {
 [[noreturn]] void raise_malformed(const UseRules &rules, const char *name) {
     ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
             errmsg("%s: \"%s\" is not the name of a function", rules.argument, name),
-            errhint("Give 'schema.function', or with its argument types 'schema.function(type, …)'."));
+            errhint("Give 'schema.function', or with its argument types 'schema.function(type, ...)'."));
 }
 
 [[noreturn]] void raise_not_found(const UseRules &rules, const char *name, List *names) {
@@ -188,7 +188,7 @@ Oid function_find(FunctionUse use, const char *name) {
                     errmsg("%s: function name %s is not unique", rules.argument, name),
                     errdetail("%s and %s both fit.", function_stored_name(found),
                               function_stored_name(candidate->oid)),
-                    errhint("Give the argument type: '%s(…)'.", name));
+                    errhint("Give the argument type: '%s(...)'.", name));
         found = candidate->oid;
     }
     if (!OidIsValid(found))

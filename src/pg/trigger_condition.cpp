@@ -64,7 +64,7 @@ void check_parses(const char *condition, const char *sql) {
     ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
             errmsg("condition: \"%s\" is not one SQL expression", condition),
             failed ? errdetail("%s", error.message) : 0,
-            errhint("Give what would stand in WHEN (…), such as 'NEW.price > 100'."));
+            errhint("Give what would stand in WHEN (...), such as 'NEW.price > 100'."));
 }
 
 } // namespace

@@ -1,6 +1,6 @@
 -- The tables. All of them are internal: users see the views of 50-views.sql.
 --
--- None has a foreign key (row locks on one subscription by every delivery would burn multixacts), none has a reg… column
+-- None has a foreign key (row locks on one subscription by every delivery would burn multixacts), none has a reg... column
 -- (pg_upgrade refuses those, and a restore would lose rows whose role is missing). An owner is three columns: number, name
 -- and the cluster in which the number means something.
 

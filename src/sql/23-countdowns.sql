@@ -5,7 +5,7 @@ CREATE FUNCTION whisperer.countdown_preview(retry_countdown_config jsonb, retrie
         RETURNS TABLE (retry_count integer, seconds double precision, cumulative double precision)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'whisperer_countdown_preview';
 COMMENT ON FUNCTION whisperer.countdown_preview(jsonb, integer) IS
-    'What a countdown makes of 1, 2, 3, … attempts: the seconds until the next, and their sum. NULL: the default schedule.';
+    'What a countdown makes of 1, 2, 3, ... attempts: the seconds until the next, and their sum. NULL: the default schedule.';
 
 CREATE FUNCTION whisperer.register_countdown(choice text, countdown text, validator text DEFAULT NULL) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'whisperer_register_countdown';

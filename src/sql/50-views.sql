@@ -7,7 +7,7 @@
 --
 -- The rows that a user may see are decided at the tables below (security_invoker), never by a condition in the view, which
 -- a cheap function in the user's own condition could see through. Columns that monitors may not read are none of the tables'
--- columns here, on which they would then need privileges, but looked up by the shown_… functions, for the rows shown.
+-- columns here, on which they would then need privileges, but looked up by the shown_... functions, for the rows shown.
 
 CREATE VIEW whisperer.webhook_events WITH (security_invoker = true) AS
 SELECT d.uuid,

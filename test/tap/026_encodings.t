@@ -14,7 +14,7 @@ use Whisperer::Receiver;
 
 my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->started('main');
-my %databases = (utf8 => 'UTF8', latin1 => 'LATIN1', ascii => 'SQL_ASCII');
+my %databases = (utf8 => 'UTF8', latin1 => 'LATIN1', eucjp => 'EUC_JP', ascii => 'SQL_ASCII');
 for my $database (sort keys %databases)
 {
 	$node->safe_psql('postgres',
@@ -57,6 +57,12 @@ is(($words->('latin1', 1))[0], "Gr\xfc\xdfe \xa3 \xff", 'LATIN1: the body is UTF
 is($receiver->verify('/latin1', 'the secret') && ($receiver->verify('/latin1', 'the secret'))[0][1], 'ok',
 	'LATIN1: the signature is of the bytes sent');
 
+# EUC_JP, in which the bytes of UTF-8 are no text: neither the install script nor a message may have any.
+$run_bytes->('eucjp', 'UTF8', encode_utf8("INSERT INTO word VALUES (1, '日本');"));
+is(($words->('eucjp', 1))[0], '日本', 'EUC_JP: the body is UTF-8');
+my (undef, undef, $refused) = $run_bytes->('eucjp', 'UTF8', q(SELECT whisperer.deliver_event(1, 'word');));
+like($refused, qr/HINT:  Give a row, such as deliver_event\(package, \.\.\.\)/, 'EUC_JP: a hint can be read');
+
 # SQL_ASCII: bytes that are UTF-8 pass, others are refused.
 $run_bytes->('ascii', 'SQL_ASCII', encode_utf8("INSERT INTO word VALUES (1, 'grün 中');"));
 is(($words->('ascii', 1))[0], 'grün 中', 'SQL_ASCII: bytes that are UTF-8');
@@ -86,7 +92,7 @@ for my $database (sort keys %databases)
 	is($node->safe_psql($database, q{SELECT count(*) FROM whisperer.failed WHERE response_http_status = 410 AND response_content <> ''}),
 		'1', "$database: that of a failure, too");
 	is($node->safe_psql($database, q{SELECT count(*) FROM whisperer.pending}), '0', "$database: nothing is left");
-	if ($database ne 'latin1')
+	if ($database !~ /^(?:latin1|eucjp)$/) # which have no €
 	{
 		like(decode_utf8($node->safe_psql($database, q{SET client_encoding = 'UTF8';
 			SELECT string_agg(response_content, ' ') FROM whisperer.webhook_events})), qr/12 € 中/, "$database: text is kept as it is");
