@@ -15,7 +15,9 @@ sub make_pair
 {
 	my ($number, %options) = @_;
 	my $primary = Whisperer::Node->new("primary$number");
-	$primary->init(allows_streaming => 1, settings => "$Whisperer::Ledger::settings\n@{[$options{settings} // '']}");
+	# allows_streaming brings ten connections: too few for the loads, and pgbench leaves when it is refused one.
+	$primary->init(allows_streaming => 1,
+		settings => "$Whisperer::Ledger::settings\nmax_connections = 50\n@{[$options{settings} // '']}");
 	$primary->start;
 	$primary->create_whisperer('postgres');
 	$primary->backup('base');
