@@ -23,6 +23,22 @@ bool Outbox::Impl::ask_body(Item *item) {
     return true;
 }
 
+// What the shell took away with wanted_body() and did not bring, since its transaction failed.
+void Outbox::Impl::ask_bodies_again() noexcept {
+    bodies_wanted.clear();
+    try {
+        for (auto &entry : items) {
+            Item &item = *entry.second;
+            if (!item.body_asked || item.subscription == nullptr)
+                continue;
+            item.body_asked = false;
+            make_ready(item.subscription);
+        }
+    } catch (const std::bad_alloc &) {
+        // It is made ready when something is read for it.
+    }
+}
+
 bool Outbox::wants_bodies() const noexcept {
     const Guard guard(impl_->mutex);
     return !impl_->bodies_wanted.empty();

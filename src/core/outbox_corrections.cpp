@@ -60,6 +60,7 @@ void Outbox::Impl::retry_written(Subscription *subscription, WallMicros due) noe
 void Outbox::read_all_again() noexcept {
     const Guard guard(impl_->mutex);
     finish_reads(false);
+    impl_->ask_bodies_again();
     for (auto &entry : impl_->subscriptions)
         impl_->reset_reading(entry.second.get());
     mark_all_dirty();

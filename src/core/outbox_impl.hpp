@@ -281,6 +281,7 @@ struct Outbox::Impl {
 
     // outbox_bodies.cpp
     bool ask_body(Item *item);
+    void ask_bodies_again() noexcept;
 
     // outbox_learning.cpp
     void leave_flight(Item *item, Micros now) noexcept;

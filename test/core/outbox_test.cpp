@@ -187,6 +187,22 @@ TEST_F(OutboxTest, LargeBodiesAreLoadedBeforeTheyAreSent) {
     EXPECT_EQ(model.launches[uuid], 1);
 }
 
+// The shell took the order for a body, and its transaction failed: a lock that was not to be had, say.
+TEST_F(OutboxTest, ABodyThatCouldNotBeLoadedIsAskedForAgain) {
+    model.subscribe(1, url("/200"));
+    model.table_too_large = true;
+    Xid xid = model.begin();
+    Uuid uuid = model.insert(xid, 1);
+    model.insert(xid, 1);
+    model.commit(xid);
+    model.turn(false);
+    Uuid wanted;
+    ASSERT_TRUE(model.box->wanted_body(&wanted));
+    model.box->read_all_again();
+    ASSERT_TRUE(model.until([&] { return model.empty(); }));
+    EXPECT_EQ(model.launches[uuid], 1);
+}
+
 TEST_F(OutboxTest, SuspectsGoOneAtATimeAndAreGivenUpAfterThreeCrashes) {
     model.subscribe(1, url("/200"));
     Xid xid = model.begin();
