@@ -84,17 +84,24 @@ size_t Outbox::unsent(Uuid *uuids, size_t capacity, int *attempts) noexcept {
     const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     size_t count = 0;
+    auto add = [&](const Item *item) {
+        if (count == capacity)
+            return;
+        if (attempts != nullptr)
+            attempts[count] = item->attempts;
+        uuids[count++] = item->uuid;
+    };
     while (!box.recheck.empty()) {
         Subscription *subscription = *box.recheck.begin();
-        if (count > 0 && count + subscription->queue.size() > capacity)
+        auto is_its = [subscription](const Item *item) { return item->subscription == subscription; };
+        auto suspects = std::count_if(box.suspect_queue.begin(), box.suspect_queue.end(), is_its);
+        if (count > 0 && count + subscription->queue.size() + static_cast<size_t>(suspects) > capacity)
             break;
         box.recheck.erase(box.recheck.begin());
-        for (Item *item : subscription->queue)
-            if (count < capacity) {
-                if (attempts != nullptr)
-                    attempts[count] = item->attempts;
-                uuids[count++] = item->uuid;
-            }
+        std::for_each(subscription->queue.begin(), subscription->queue.end(), add);
+        for (const Item *item : box.suspect_queue)
+            if (is_its(item))
+                add(item);
     }
     return count;
 }

@@ -89,6 +89,9 @@ void Outbox::mark_bucket_dirty(int bucket) noexcept {
             if (!subscription->queue.empty())
                 impl_->recheck.insert(subscription);
         }
+        for (const Item *item : impl_->suspect_queue)
+            if (item->subscription->bucket == bucket)
+                impl_->recheck.insert(item->subscription);
     } catch (const std::bad_alloc &) {
         // `unread` is set: the next safety scan finds it.
     }

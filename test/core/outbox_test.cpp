@@ -229,6 +229,32 @@ TEST_F(OutboxTest, SuspectsGoOneAtATimeAndAreGivenUpAfterThreeCrashes) {
         EXPECT_EQ(model.history[uuid], core::Outcome::delivered);
 }
 
+// Suspects wait longest for their turn, so they are what is most likely cancelled before it.
+TEST_F(OutboxTest, ASuspectCancelledBeforeItsTurnIsNotSent) {
+    model.subscribe(1, url("/200"));
+    Xid xid = model.begin();
+    Uuid cancelled = model.insert(xid, 1);
+    Uuid other = model.insert(xid, 1);
+    for (const Uuid &uuid : {cancelled, other})
+        ASSERT_TRUE(model.box->add_suspect(uuid, {1, 1}));
+    model.commit(xid);
+    model.box->allow_sending(false);
+    while (model.box->deliveries() < 2)
+        model.turn(false);
+    model.table.erase(cancelled);
+    model.box->mark_bucket_dirty(1);
+    Uuid unsent[10];
+    size_t count = model.box->unsent(unsent, 10);
+    EXPECT_EQ(count, 2u);
+    for (size_t i = 0; i < count; i++)
+        if (model.table.count(unsent[i]) == 0)
+            model.box->drop_unsent(unsent[i]);
+    model.box->allow_sending(true);
+    ASSERT_TRUE(model.until([&] { return model.empty(); }));
+    EXPECT_EQ(model.launches.count(cancelled), 0u);
+    EXPECT_EQ(model.launches[other], 1);
+}
+
 TEST_F(OutboxTest, HangingReceiversLeaveRoomForUnknownOnes) {
     Server silent([](Peer &peer) { peer.hang(); });
     for (int64_t id = 100; id < 140; id++)
