@@ -185,6 +185,7 @@ struct Plan {
     uint64 columns_identifier; // of what the type was when this was made
     bool usable;
     bool has_floats;
+    TupleDesc attributes;
     int count;
     Column *columns;
     Datum *values; // of all attributes, to be filled
@@ -223,13 +224,17 @@ FmgrInfo *to_jsonb_of(Oid type) {
     return function;
 }
 
+// What is wanted of the entry is taken first: PostgreSQL empties it whenever a message about the table
+// arrives, of an ANALYZE say, and the look-ups below may let one in.
 void make_plan(const TypeCacheEntry *entry) {
-    TupleDesc attributes = entry->tupDesc;
+    uint64 identifier = entry->tupDesc_identifier;
     if (plan_memory == nullptr)
         plan_memory = AllocSetContextCreate(CacheMemoryContext, "whisperer row text", ALLOCSET_SMALL_SIZES);
     plan.type = InvalidOid; // in case of an ERROR
     MemoryContextReset(plan_memory);
     MemoryContext old = MemoryContextSwitchTo(plan_memory);
+    TupleDesc attributes = CreateTupleDescCopyConstr(entry->tupDesc);
+    plan.attributes = attributes;
     size_t room = (size_t)Max(attributes->natts, 1);
     plan.columns = (Column *)palloc(sizeof(Column) * room);
     plan.values = (Datum *)palloc(sizeof(Datum) * room);
@@ -251,7 +256,7 @@ void make_plan(const TypeCacheEntry *entry) {
     }
     qsort(plan.columns, (size_t)plan.count, sizeof(Column), compare_names);
     MemoryContextSwitchTo(old);
-    plan.columns_identifier = entry->tupDesc_identifier;
+    plan.columns_identifier = identifier;
     plan.type = entry->type_id;
 }
 
@@ -273,7 +278,7 @@ bool append_row_text(StringInfo text, Datum row, Oid type) {
     ItemPointerSetInvalid(&tuple.t_self);
     tuple.t_tableOid = InvalidOid;
     tuple.t_data = header;
-    heap_deform_tuple(&tuple, entry->tupDesc, plan.values, plan.nulls);
+    heap_deform_tuple(&tuple, plan.attributes, plan.values, plan.nulls);
 
     appendStringInfoChar(text, '{');
     for (int i = 0; i < plan.count; i++) {
