@@ -232,11 +232,18 @@ bool refused_in_block(Node *statement) {
             find_option(castNode(AlterDatabaseStmt, statement)->options, "tablespace") != nullptr);
 }
 
+// What may free its own statement, which is not to be looked at afterwards.
+bool ends_transaction(Node *statement) {
+    return IsA(statement, TransactionStmt) &&
+           castNode(TransactionStmt, statement)->kind != TRANS_STMT_COMMIT_PREPARED;
+}
+
 void utility(PlannedStmt *planned, const char *query, bool read_only_tree, ProcessUtilityContext context,
              ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *destination,
              QueryCompletion *completion) {
     Node *statement = planned->utilityStmt;
     bool ours = roster != nullptr && !RecoveryInProgress();
+    bool gone = ends_transaction(statement);
     if (ours &&
         !(refused_in_block(statement) && (context != PROCESS_UTILITY_TOPLEVEL || IsTransactionBlock())))
         before_statement(statement);
@@ -246,7 +253,7 @@ void utility(PlannedStmt *planned, const char *query, bool read_only_tree, Proce
     else
         standard_ProcessUtility(planned, query, read_only_tree, context, parameters, environment, destination,
                                 completion);
-    if (ours)
+    if (ours && !gone)
         after_statement(statement);
 }
 
