@@ -59,7 +59,8 @@ void make_worker(DeliveryWorker *worker) {
         ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
                 errmsg("whisperer has no room for database \"%s\" in shared memory",
                        worker->self->database_name));
-    worker->journal = journal_open(MyDatabaseId, worker->self->shard, &suspects, &suspect_count);
+    worker->journal =
+        journal_open(MyDatabaseId, worker->self->shard, worker->self->shards, &suspects, &suspect_count);
     core::HttpEngine *engine = core::HttpEngine::create(sender_engine_settings(), monotonic_micros());
     if (engine == nullptr)
         out_of_memory("its HTTP engine");

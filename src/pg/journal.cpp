@@ -3,7 +3,6 @@
 #include "pg/internal_sql.hpp"
 #include "pg/journal.hpp"
 #include "pg/roster.hpp"
-#include "pg/settings.hpp"
 #include "pg/visibility.hpp"
 #include "pg/worker.hpp"
 
@@ -132,7 +131,7 @@ struct Journal {
     int free_entries[journal_capacity];
 };
 
-Journal *journal_open(Oid database, int shard, Suspect **suspects, int *count) {
+Journal *journal_open(Oid database, int shard, int shards, Suspect **suspects, int *count) {
     char path[MAXPGPATH];
     journal_path(path, database, shard);
     Journal *journal = (Journal *)MemoryContextAlloc(TopMemoryContext, sizeof(Journal));
@@ -147,7 +146,7 @@ Journal *journal_open(Oid database, int shard, Suspect **suspects, int *count) {
     for (int other = 0; shard == 0 && other < max_shards; other++) {
         struct stat st;
         journal_path(path, database, other);
-        if (other < setting_workers || stat(path, &st) != 0)
+        if (other < shards || stat(path, &st) != 0)
             continue;
         JournalFile *left_over = map_file(path);
         take_suspects(left_over, *suspects, count, capacity);

@@ -27,7 +27,7 @@ struct Suspect {
 // there with its count until it is sent again or journal_acquitted(), or the next crash would forget those
 // whose turn had not come. Suspects that were left by other shards (the number of workers may have changed)
 // are taken over by shard 0. ERROR if the file cannot be made.
-Journal *journal_open(Oid database, int shard, Suspect **suspects, int *count);
+Journal *journal_open(Oid database, int shard, int shards, Suspect **suspects, int *count);
 
 // After an orderly end nothing is a suspect.
 void journal_close(Journal *journal);
