@@ -92,6 +92,15 @@ SELECT pg_temp.says($$SELECT whisperer.retry('00000000-0000-0000-0000-0000000000
 SELECT pg_temp.says('SELECT whisperer.retry_failed()');
 SELECT pg_temp.says($$SELECT whisperer.cancel('00000000-0000-0000-0000-000000000001')$$);
 SELECT pg_temp.says('SELECT whisperer.prune()');
+SELECT pg_temp.says($$SELECT whisperer.subscribe('manage', 'http://127.0.0.1:1/read-only')$$);
+SELECT pg_temp.says($$SELECT whisperer.update_subscription(1, '{}')$$);
+SELECT pg_temp.says($$SELECT whisperer.unsubscribe(1)$$);
+SELECT pg_temp.says($$SELECT whisperer.update_event_type('manage', '{}')$$);
+SELECT pg_temp.says($$SELECT whisperer.unregister_event_type('manage')$$);
+SELECT pg_temp.says($$SELECT whisperer.register_countdown('read-only', 'absent')$$);
+SELECT pg_temp.says($$SELECT whisperer.unregister_countdown('read-only')$$);
+SELECT pg_temp.says($$SELECT whisperer.resume()$$);
+SELECT pg_temp.says($$SELECT whisperer.reset_statistics()$$);
 ROLLBACK;
 
 -- A role without access: refused by its missing EXECUTE, and again by the function itself.

@@ -12,6 +12,7 @@
 extern "C" {
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 }
@@ -215,6 +216,7 @@ WHISPERER_SQL_FUNCTION(whisperer_register_countdown) {
     Oid caller = GetUserId();
     const char *choice = choice_argument(fcinfo);
     access_check(caller, Access::admin, nullptr);
+    PreventCommandIfReadOnly("whisperer.register_countdown()");
     if (PG_ARGISNULL(1))
         raise_null_argument("countdown",
                             "Give the name of a function (integer, jsonb) that returns seconds.");
@@ -231,6 +233,7 @@ WHISPERER_SQL_FUNCTION(whisperer_unregister_countdown) {
     Oid caller = GetUserId();
     const char *choice = choice_argument(fcinfo);
     access_check(caller, Access::admin, nullptr);
+    PreventCommandIfReadOnly("whisperer.unregister_countdown()");
     if (core::is_builtin_choice(utf8_slice(choice)))
         refuse("choice", psprintf("\"%s\" is a countdown of whisperer's own", choice),
                "Only custom countdowns can be removed; whisperer.countdowns lists them.");

@@ -10,6 +10,7 @@ extern "C" {
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 }
 
@@ -156,6 +157,7 @@ WHISPERER_SQL_FUNCTION(whisperer_resume) {
     (void)fcinfo;
     Oid caller = GetUserId();
     access_check(caller, Access::admin, nullptr);
+    PreventCommandIfReadOnly("whisperer.resume()");
     InternalSql internal;
     internal_begin(&internal);
     adopt_owners(home_system());

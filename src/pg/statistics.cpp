@@ -10,6 +10,7 @@ extern "C" {
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "tcop/utility.h"
 #include "utils/timestamp.h"
 }
 
@@ -165,6 +166,7 @@ WHISPERER_SQL_FUNCTION(whisperer_reset_statistics) {
     (void)fcinfo;
     Oid caller = GetUserId();
     access_check(caller, Access::admin, nullptr);
+    PreventCommandIfReadOnly("whisperer.reset_statistics()");
     InternalSql internal;
     internal_begin(&internal);
     (void)internal_execute(&delete_totals, nullptr);
