@@ -19,13 +19,15 @@ $node->wait_settled;
 # Statistics are saved every ten seconds; the deadlock check, a second later, would wake it once more and hide the loss.
 my $session = $node->background_psql('postgres');
 $session->query_safe('BEGIN; LOCK TABLE whisperer.statistics_total IN SHARE ROW EXCLUSIVE MODE');
+# Something to save, also when what came before has been saved by now.
+sql($deliver);
 my $waits = q{SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND backend_type ~ '^whisperer delivery'};
 $node->poll_until('postgres', $waits, '1');
 sql($deliver);
 $node->poll_until('postgres', q{SELECT clock_timestamp() > waitstart + interval '2 s' FROM pg_locks WHERE NOT granted});
 $session->query_safe('COMMIT');
 sql($deliver) for 1, 2;
-$receiver->await('/in', 4, timeout => 5);
+$receiver->await('/in', 5, timeout => 5);
 pass('everything arrives');
 $node->wait_settled;
 $session->quit;
