@@ -126,11 +126,14 @@ size_t Outbox::plan_retries(RetryRead *reads, size_t capacity, WallMicros now) n
 }
 
 // Null if the delivery is in memory already: it was made due again while its attempt was under way, whose
-// recording will say what becomes of it.
+// recording will say what becomes of it. Or a session has made an attempt meanwhile: then what is in memory
+// is this row now, which is not read again, and is not to be dropped for the attempt (unsent()).
 Item *Outbox::Impl::make_item(Subscription *subscription, const DeliveryRow &row) {
     auto [place, is_new] = items.try_emplace(row.uuid);
-    if (!is_new)
+    if (!is_new) {
+        place->second->attempts = std::max(place->second->attempts, row.attempts);
         return nullptr;
+    }
     try {
         auto item = std::make_unique<Item>();
         item->uuid = row.uuid;

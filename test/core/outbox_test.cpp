@@ -229,6 +229,38 @@ TEST_F(OutboxTest, SuspectsGoOneAtATimeAndAreGivenUpAfterThreeCrashes) {
         EXPECT_EQ(model.history[uuid], core::Outcome::delivered);
 }
 
+// A session has sent what the worker had read ahead, and handed it back. The worker reads the row before it
+// hears of that.
+TEST_F(OutboxTest, WhatSomebodyElseHasSentMeanwhileIsNotForgotten) {
+    model.subscribe(1, url("/200"));
+    Xid xid = model.begin();
+    for (int i = 0; i < 50; i++) // a good receiver, for whom is read ahead
+        model.insert(xid, 1);
+    model.commit(xid);
+    ASSERT_TRUE(model.until([&] { return model.empty(); }));
+    model.box->allow_sending(false);
+    xid = model.begin();
+    Uuid uuid = model.insert(xid, 1);
+    model.commit(xid);
+    while (model.box->deliveries() < 1)
+        model.turn(false);
+    xid = model.begin();
+    model.table[uuid].xid = xid;
+    model.table[uuid].attempts = 1;
+    model.commit(xid);
+    model.box->mark_bucket_dirty(1); // for some other reason
+    model.turn(false);
+    Uuid unsent[10];
+    int attempts[10];
+    size_t count = model.box->unsent(unsent, 10, attempts);
+    ASSERT_EQ(count, 1u);
+    if (attempts[0] != 1)
+        model.box->drop_unsent(uuid);
+    model.box->allow_sending(true);
+    ASSERT_TRUE(model.until([&] { return model.empty(); }));
+    EXPECT_EQ(model.launches[uuid], 1);
+}
+
 // Suspects wait longest for their turn, so they are what is most likely cancelled before it.
 TEST_F(OutboxTest, ASuspectCancelledBeforeItsTurnIsNotSent) {
     model.subscribe(1, url("/200"));
