@@ -15,6 +15,7 @@ extern "C" {
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 }
@@ -59,7 +60,8 @@ struct Settling {
     TimestampTz now;
     Datum delivered;
     Datum failed;
-    // A row for the history.
+    // A row for the history, and what it is made of: a response may be large.
+    MemoryContext memory;
     Datum values[columns];
     bool nulls[columns];
 };
@@ -186,6 +188,8 @@ Settling *settling_begin() {
     settling->delivered = CStringGetTextDatum("delivered");
     settling->failed = CStringGetTextDatum("failed");
     settling->now = GetCurrentTimestamp();
+    settling->memory =
+        AllocSetContextCreate(CurrentMemoryContext, "whisperer settling", ALLOCSET_DEFAULT_SIZES);
     writer_begin(&history);
     return settling;
 }
@@ -193,9 +197,12 @@ Settling *settling_begin() {
 Settled settle(Settling *settling, const core::AttemptResult &result) {
     Settled settled = take_delivery(settling, result.uuid);
     if (settled == Settled::done) {
+        MemoryContext old = MemoryContextSwitchTo(settling->memory);
         set_kept(settling);
         set_result(settling, result);
         writer_put(&history, settling->values, settling->nulls);
+        MemoryContextSwitchTo(old);
+        MemoryContextReset(settling->memory);
     }
     return settled;
 }
@@ -206,6 +213,7 @@ void settling_end(Settling *settling) {
     index_close(settling->primary_key, NoLock);
     table_close(settling->delivery, NoLock);
     writer_end(&history);
+    MemoryContextDelete(settling->memory);
     PopActiveSnapshot();
 }
 

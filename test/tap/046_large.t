@@ -5,6 +5,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 use MIME::Base64 qw(encode_base64);
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 use Whisperer::Node;
@@ -32,6 +33,9 @@ $node->wait_settled;
 is($node->safe_psql('postgres',
 		q{SELECT count(*) FROM whisperer.webhook_events WHERE delivered AND octet_length(response_content) > 64 * 1024 * 1024}),
 	$responses, 'large responses are recorded');
+my $worker = $node->safe_psql('postgres', q{SELECT pid FROM whisperer.workers WHERE kind = 'delivery'});
+my ($peak) = slurp_file("/proc/$worker/status") =~ /^VmHWM:\s+(\d+) kB/m;
+cmp_ok($peak, '<', 850 * 1024, 'and take memory once, not once more for each of a batch');
 
 # A large body.
 my $other = $receiver->url('/large');
