@@ -85,6 +85,8 @@ using namespace whisperer::pg;
 WHISPERER_SQL_FUNCTION(whisperer_deliver_event) {
     Oid caller = GetUserId();
     Oid type = get_fn_expr_argtype(fcinfo->flinfo, 0);
+    if (OidIsValid(type))
+        type = getBaseType(type); // a domain's value is a value of what the domain is over
     Request request = read_request(fcinfo);
     if (request.resend != nullptr)
         PG_RETURN_DATUM(resend(caller, request));

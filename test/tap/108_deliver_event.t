@@ -15,7 +15,9 @@ sql(qq{SELECT whisperer.register_event_type('e');
 	SELECT whisperer.subscribe('e', '@{[$receiver->url('/us')]}', config => '{"region": "us"}');
 	SELECT whisperer.subscribe('e', '@{[$receiver->url('/none')]}');
 	CREATE TABLE item (id int, name text); INSERT INTO item VALUES (1, 'one');
-	CREATE TYPE pair AS (x int, y text)});
+	CREATE TYPE pair AS (x int, y text); CREATE DOMAIN two AS pair;
+	CREATE DOMAIN object AS jsonb CHECK (jsonb_typeof(VALUE) IS DISTINCT FROM 'array'); CREATE DOMAIN deeper AS object; CREATE DOMAIN written AS json;
+	CREATE DOMAIN number AS int});
 
 # What is sent for an instance, or the SQLSTATE.
 sub sent_for
@@ -30,7 +32,8 @@ sub sent_for
 is(sent_for($_->[0]), $_->[1], "instance: $_->[0]") for (
 	[ 'i', '{"id": 1, "name": "one"}' ], [ 'ROW(1, \'x\')', '{"f1": 1, "f2": "x"}' ], [ 'ROW(1, \'x\')::pair', '{"x": 1, "y": "x"}' ],
 	[ q('{"b": 1, "a": 2}'), '{"a": 2, "b": 1}' ], [ q('{"b": 1, "a": 2, "b": 3}'::json), '{"a": 2, "b": 3}' ], [ q('{}'::jsonb), '{}' ],
-	[ q('{"x": 1}'::text), '{"x": 1}' ], [ q(ROW(NULL::int, NULL::text)::pair), '{"x": null, "y": null}' ],
+	[ q('{"x": 1}'::text), '{"x": 1}' ], [ q('{"b": 1, "a": 2}'::deeper), '{"a": 2, "b": 1}' ],
+	[ q('{"b": 1, "a": 2}'::written), '{"a": 2, "b": 1}' ], [ q(ROW(1, 'x')::two), '{"x": 1, "y": "x"}' ], [ q('1'::object), '22023' ], [ '1::number', '22023' ], [ q(ROW(NULL::int, NULL::text)::pair), '{"x": null, "y": null}' ],
 	[ 'NULL', '22023' ], [ 'NULL::item', '22023' ], [ 'NULL::jsonb', '22023' ], [ q('[1]'::jsonb), '22023' ], [ q('1'::jsonb), '22023' ],
 	[ q('null'::jsonb), '22023' ], [ q('[1]'::json), '22023' ], [ q('nonsense'), '22023' ], [ q('"text"'), '22023' ], [ q('{"a": }'), '22023' ],
 	[ '1', '22023' ], [ 'now()', '22023' ], [ 'ARRAY[1]', '22023' ], [ 'true', '22023' ], [ 'ARRAY[i]', '22023' ]);
