@@ -9,6 +9,7 @@ extern "C" {
 #include "catalog/pg_database.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
+#include "common/base64.h"
 #include "executor/executor.h"
 #include "parser/parse_type.h"
 #include "storage/latch.h"
@@ -165,6 +166,15 @@ inline WaitEventSet *compat_create_wait_event_set(int events) {
     return CreateWaitEventSet(nullptr, events);
 #else
     return CreateWaitEventSet(TopMemoryContext, events);
+#endif
+}
+
+// 18 calls what is encoded uint8.
+inline int compat_base64_encode(const char *bytes, int length, char *text, int room) {
+#if PG_VERSION_NUM >= 180000
+    return pg_b64_encode((const uint8 *)bytes, length, text, room);
+#else
+    return pg_b64_encode(bytes, length, text, room);
 #endif
 }
 

@@ -1,6 +1,7 @@
 #include "pg/prelude.hpp"
 
 #include "pg/access.hpp"
+#include "pg/compat.hpp"
 #include "pg/config_fields.hpp"
 #include "pg/countdown_config.hpp"
 #include "pg/internal_sql.hpp"
@@ -91,7 +92,7 @@ core::Slice authorization_of(Jsonb *auth) {
         int room = pg_b64_enc_len((int)bytes.len);
         char *text = (char *)palloc((size_t)room + sizeof("Basic "));
         memcpy(text, "Basic ", 6);
-        int written = pg_b64_encode(bytes.data, (int)bytes.len, text + 6, room);
+        int written = compat_base64_encode(bytes.data, (int)bytes.len, text + 6, room);
         return core::Slice{text, 6 + (size_t)written};
     }
     return core::Slice{nullptr, 0};

@@ -203,7 +203,7 @@ TupleTableSlot *next_slot(WriterTable *table) {
 }
 
 void require_not_null(const TableWriter *writer, const TupleTableSlot *slot) {
-    const TupleDescData *descriptor = writer->table->descriptor;
+    TupleDesc descriptor = writer->table->descriptor;
     for (int i = 0; i < descriptor->natts; i++) {
         const FormData_pg_attribute *column = TupleDescAttr(descriptor, i);
         if (slot->tts_isnull[i] && column->attnotnull && !column->attisdropped)
