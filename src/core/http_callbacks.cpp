@@ -2,6 +2,7 @@
 
 #include "core/http_engine_impl.hpp"
 
+#include <cerrno>
 #include <cstring>
 #include <netinet/in.h>
 #include <new>
@@ -150,6 +151,7 @@ curl_socket_t on_open_socket(void *user, curlsocktype, curl_sockaddr *address) n
         return CURL_SOCKET_BAD;
     transfer.dialled = true;
     const int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+    transfer.socket_error = fd < 0 ? errno : 0;
     if (fd < 0)
         return CURL_SOCKET_BAD;
     if (!transfer.engine->sockets().opened(fd, transfer.generation)) {

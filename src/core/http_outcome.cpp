@@ -147,6 +147,13 @@ void judge_outcome(Transfer &transfer, CURLcode code) noexcept {
         explain_refusal(transfer, transfer.refused_address);
         return;
     }
+    // libcurl says that it could not connect, as if that were the receiver's fault.
+    if (transfer.socket_error != 0 && code == CURLE_COULDNT_CONNECT) {
+        transfer.failure = Failure::internal;
+        transfer.explain("the database server could not make a socket: %s",
+                         std::strerror(transfer.socket_error));
+        return;
+    }
     transfer.failure = failure_of(transfer, code);
     const char *detail = transfer.curl_error[0] != '\0' ? transfer.curl_error : curl_easy_strerror(code);
     if (transfer.failure == Failure::cut_short)

@@ -102,6 +102,7 @@ struct Transfer {
     bool dialled = false; // an address was allowed and dialled
     bool refused = false; // and one was not
     Address refused_address{};
+    int socket_error = 0; // why this process could not make a socket
 
     // The response.
     std::string headers;

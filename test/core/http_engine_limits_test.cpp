@@ -11,7 +11,9 @@
 #include <fcntl.h>
 #include <filesystem>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 namespace whisperer::core::test {
 namespace {
@@ -36,6 +38,27 @@ Server::Script answer_all() {
 
 LookupFunction fixed(std::vector<Address> addresses) {
     return [addresses](const std::string &) { return LookupResult{addresses, "", false}; };
+}
+
+// Where this process has no file descriptors left, the error does not say that the receiver cannot be
+// reached.
+TEST(HttpSockets, AShortageOfOurOwnIsToldAsSuch) {
+    Server server(answer_all());
+    Owner owner;
+    rlimit before{};
+    ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+    const int next = fcntl(0, F_DUPFD_CLOEXEC, 0); // the lowest free one
+    ASSERT_GE(next, 0);
+    close(next);
+    const rlimit none{static_cast<rlim_t>(next), before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+    EXPECT_TRUE(owner.post(1, server.url()));
+    EXPECT_TRUE(owner.until(owner.all(1)));
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+    ASSERT_EQ(owner.done.size(), 1u);
+    EXPECT_EQ(owner.done[0].failure, Failure::internal);
+    EXPECT_EQ(owner.done[0].error.find("the database server could not make a socket: "), 0u)
+        << owner.done[0].error;
 }
 
 // ---- time
