@@ -49,6 +49,7 @@ struct Item {
     bool body_missing = false;
     bool body_asked = false; // and the shell is to load it, or doing so
     bool suspect = false;
+    bool on_trial = false; // a suspect that was sent: no other one is until it has landed
     CrashCount crashes{};
     int flight_slot = -1;
     WallMicros attempted_at = 0;
@@ -202,7 +203,7 @@ struct Outbox::Impl {
     std::unordered_map<Uuid, std::unique_ptr<Item>, UuidHash> items;
     std::unordered_map<Uuid, CrashCount, UuidHash> crashed; // in flight at a crash, not yet read again
     std::deque<Item *> suspect_queue;
-    int suspects_in_flight = 0;
+    int trials = 0;
 
     std::deque<Subscription *> ready[standings]; // have something to send, as far as is known
     std::deque<Subscription *> hungry;           // may want to read
@@ -277,6 +278,7 @@ struct Outbox::Impl {
     Launch launch(Item *item, Micros now, WallMicros wall);
     void leave_to_other(Item *item, WallMicros wall);
     void start_suspect(Micros now, WallMicros wall);
+    void end_trial(Item *item) noexcept;
     bool start_one(Standing standing, Micros now, WallMicros wall);
 
     // outbox_bodies.cpp

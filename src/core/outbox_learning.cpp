@@ -19,8 +19,6 @@ constexpr size_t callback_headers_limit = 16 * 1024;
 } // namespace
 
 void Outbox::Impl::leave_flight(Item *item, Micros now) noexcept {
-    if (item->suspect)
-        suspects_in_flight--;
     Subscription *subscription = item->subscription;
     if (subscription == nullptr)
         return;

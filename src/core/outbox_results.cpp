@@ -95,6 +95,7 @@ void Outbox::settle_results() noexcept {
                 if (item->subscription != nullptr && !item->was_postponed)
                     item->subscription->postponed++;
                 item->was_postponed = true;
+                box.end_trial(item); // or who holds its row would hold up the others
                 box.postponed.push_back(item);
             } else
                 box.results[kept++] = item;
@@ -116,6 +117,12 @@ void Outbox::Impl::land(Item *item) noexcept {
     if (item->flight_slot >= 0)
         recorder.landed(recorder.context, item->flight_slot);
     item->flight_slot = -1;
+    end_trial(item);
+}
+
+void Outbox::Impl::end_trial(Item *item) noexcept {
+    trials -= item->on_trial ? 1 : 0;
+    item->on_trial = false;
 }
 
 // Its crashes count no more.

@@ -166,10 +166,9 @@ void Outbox::Impl::leave_to_other(Item *item, WallMicros wall) {
 }
 
 // What was in flight at a crash goes one at a time, after the rest is under way, so that the next crash tells
-// which it was.
+// which it was: the next one when the last one has landed, and is not found in the journal any more.
 void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
-    if (suspect_queue.empty() || suspects_in_flight > 0 || now - first_start < suspect_delay ||
-        !has_slot(Standing::good))
+    if (suspect_queue.empty() || trials > 0 || now - first_start < suspect_delay || !has_slot(Standing::good))
         return;
     Item *item = suspect_queue.front();
     Subscription *subscription = item->subscription;
@@ -196,9 +195,10 @@ void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
     if (result == Launch::failed)
         return;
     suspect_queue.pop_front();
-    if (result == Launch::sent)
-        suspects_in_flight++;
-    else
+    if (result == Launch::sent) {
+        item->on_trial = true;
+        trials++;
+    } else
         leave_to_other(item, wall);
 }
 
@@ -315,7 +315,7 @@ int Outbox::timeout_ms(Micros now, WallMicros wall, bool sending) noexcept {
             until(box.timers.begin()->first);
         if (!box.adoptions.empty() && box.adoptions_again > wall)
             until(box.adoptions_again);
-        if (!box.suspect_queue.empty() && box.suspects_in_flight == 0)
+        if (!box.suspect_queue.empty() && box.trials == 0)
             at_most(250);
     }
     return static_cast<int>(std::min<int64_t>(wait, INT32_MAX));

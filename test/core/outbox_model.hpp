@@ -103,7 +103,8 @@ class Model {
             poll(&fd, 1, std::min(timeout < 0 ? 20 : timeout, 20));
         }
         box->step(mono(), wall());
-        record();
+        if (records)
+            record();
         if (box->wants_read(wall()) || box->wants_bodies())
             read();
         box->start(mono(), wall());
@@ -133,6 +134,7 @@ class Model {
     size_t committed = 0;
     size_t most_in_memory = 0;
     bool reads_fail = false;
+    bool records = true;           // what has ended
     bool table_too_large = false;  // all bodies are loaded just before they are sent
     Uuid body_gone{};              // a delivery that disappears before its body is loaded
     int alone = 0, most_alone = 0; // suspects in flight

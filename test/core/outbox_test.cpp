@@ -287,6 +287,38 @@ TEST_F(OutboxTest, ASuspectCancelledBeforeItsTurnIsNotSent) {
     EXPECT_EQ(model.launches[other], 1);
 }
 
+// A crash while it waits to be recorded would be taken for its own if the next one caused it.
+TEST_F(OutboxTest, ASuspectWaitsUntilTheLastOneIsRecorded) {
+    model.subscribe(1, url("/200"));
+    Xid xid = model.begin();
+    for (int i = 0; i < 3; i++)
+        ASSERT_TRUE(model.box->add_suspect(model.insert(xid, 1), {1, 1}));
+    model.commit(xid);
+    model.records = false;
+    ASSERT_TRUE(model.until([&] { return model.box->result_count() > 0; }));
+    for (int turn = 0; turn < 20; turn++)
+        model.turn();
+    EXPECT_EQ(model.launches.size(), 1u);
+    model.records = true;
+    ASSERT_TRUE(model.until([&] { return model.empty(); }));
+    EXPECT_EQ(model.most_alone, 1);
+}
+
+// But not for one whose row somebody holds.
+TEST_F(OutboxTest, ASuspectWhoseRowIsLockedHoldsUpNoOther) {
+    model.subscribe(1, url("/200"));
+    Xid xid = model.begin();
+    Uuid locked = model.insert(xid, 1);
+    ASSERT_TRUE(model.box->add_suspect(locked, {1, 1}));
+    for (int i = 0; i < 2; i++)
+        ASSERT_TRUE(model.box->add_suspect(model.insert(xid, 1), {1, 1}));
+    model.commit(xid);
+    model.locked.insert(locked);
+    ASSERT_TRUE(model.until([&] { return model.history.size() == 2; }));
+    model.locked.clear();
+    ASSERT_TRUE(model.until([&] { return model.empty(); }));
+}
+
 TEST_F(OutboxTest, HangingReceiversLeaveRoomForUnknownOnes) {
     Server silent([](Peer &peer) { peer.hang(); });
     for (int64_t id = 100; id < 140; id++)

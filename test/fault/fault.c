@@ -51,7 +51,7 @@ enum means
 	ABORT
 };
 
-#define MOST_STRIKES 64
+#define MOST_STRIKES 64 /* of which the time is told */
 
 struct plan
 {
@@ -73,6 +73,7 @@ static int (*real_lock)(pthread_mutex_t *);
 static volatile uint32_t *critical_sections;
 static uint64_t *last_record_end;
 static uint32_t (*transaction)(void);
+static const char **background_worker;
 
 /* This process has written the record of the commit that it is in; the last one of its that it has synced. */
 static bool commit_written;
@@ -93,6 +94,7 @@ __attribute__((constructor)) static void begin(void)
 	critical_sections = dlsym(RTLD_DEFAULT, "CritSectionCount");
 	last_record_end = dlsym(RTLD_DEFAULT, "XactLastRecEnd");
 	transaction = (uint32_t (*)(void)) dlsym(RTLD_DEFAULT, "GetTopTransactionIdIfAny");
+	background_worker = dlsym(RTLD_DEFAULT, "MyBgworkerEntry");
 	plan = memory;
 }
 
@@ -169,19 +171,11 @@ static void strike(uint32_t xid)
 
 /* ---- A commit of a delivery worker ---- */
 
-/* By its title; and not its sending thread. */
+/* And not its sending thread. An entry begins with its name. */
 static bool is_delivery_worker(void)
 {
-	char title[200];
-	int file;
-	ssize_t length;
-
-	if (gettid() != getpid() || (file = open("/proc/self/cmdline", O_RDONLY)) < 0)
-		return false;
-	length = read(file, title, sizeof(title) - 1);
-	close(file);
-	title[length > 0 ? length : 0] = '\0';
-	return strstr(title, "whisperer delivery") != NULL;
+	return background_worker != NULL && *background_worker != NULL && gettid() == getpid() &&
+		strncmp(*background_worker, "whisperer delivery", 18) == 0;
 }
 
 /* The position in the WAL of a file's beginning, 0 if it is not the WAL's. */

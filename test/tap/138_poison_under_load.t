@@ -1,65 +1,95 @@
-# A delivery that brings the worker down each time it is sent, as a fault in a library would, under load: it is given up after the
-# crashes in which it was alone, no innocent one with it, the rest arrives, and the server is up most of the time.
+# A delivery that brings the worker down each time it connects, is sent, or is answered, as a fault in a library would, under load:
+# it is given up after the crashes in which it was alone, no innocent one with it, the rest arrives, and the server is up most of the
+# time.
 use strict;
 use warnings;
 
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
+use Whisperer::Fault;
 use Whisperer::Ledger;
 use Whisperer::Node;
 use Whisperer::Receiver;
 
-my $receiver = Whisperer::Receiver->new;
-my $node = Whisperer::Node->started('main', settings => "$Whisperer::Ledger::settings\nwhisperer.request_timeout = 600");
+my $receiver = Whisperer::Receiver->new(listen => [ { name => 'main' }, { name => 'poison' } ]);
+my $fault = Whisperer::Fault->new;
+my $node = Whisperer::Node->new('main');
+$node->init(settings => "$Whisperer::Ledger::settings\nwhisperer.request_timeout = 600");
+$fault->preloaded(sub { $node->start });
+$node->create_whisperer('postgres');
 my $ledger = Whisperer::Ledger->new($node, $receiver);
-$receiver->answer('/poison', { hang => 'request' });
+$receiver->answer('/poison', { status => 200, headers => [ [ 'X-Answer', 'a poisonous one' ] ] });
+# Long enough for others to be in flight with it.
+$receiver->answer('/plain', { status => 200, delay => { headers => 50 } });
 $ledger->sql(qq{
 	SELECT whisperer.register_event_type('poison');
-	SELECT whisperer.subscribe('poison', '@{[$receiver->url('/poison')]}')});
+	SELECT whisperer.subscribe('poison', '@{[$receiver->url('/poison', port => 'poison')]}')});
 
-my $log = $node->log_position;
+# By which bytes, or port, it is known.
+my %mark = (connects => $receiver->port('poison'), sends => 'POST /poison ', receives => 'a poisonous one');
+my @cases = ([ 'sends', 'segv' ], [ 'receives', 'abort' ], [ 'connects', 'segv' ], [ 'sends', 'abort' ], [ 'receives', 'segv' ]);
+my %signal = (segv => 11, abort => 6);
 my @ready = ('pg_isready', '-q', '-h', $node->host, '-p', $node->port);
-my $given_up = q{SELECT count(*) FROM whisperer.failed WHERE event_type = 'poison'};
-$ledger->start(seconds => 1);
-$ledger->sql(q{SELECT whisperer.deliver_event('{}', 'poison')});
-my ($crashes, $up, $looks) = (0, 0, 0);
-my $start = time();
-my $end = $start + $PostgreSQL::Test::Utils::timeout_default;
-my $over = 0;
-until ($over || time() > $end)
+my $company = 0;
+
+# Raises it, and users come back whenever the server is up, until it is given up. Returns the crashes, and at which share of the
+# looks the server was up.
+sub crash_until_given_up
 {
-	$looks++;
-	if ($receiver->count(path => '/poison') > $crashes)
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+	$ledger->start(seconds => 1, rate => 300);
+	$receiver->await('/plain', 20, brief => 1);
+	$ledger->sql(q{SELECT whisperer.deliver_event('{}', 'poison')});
+	my ($crashes, $up, $looks) = (0, 0, 0);
+	for (;;)
 	{
-		# The receiver has it: the worker goes down.
-		my ($pid) = $node->delivery_pids('postgres');
-		$ledger->disrupt(sub {
-			kill 'KILL', $pid or die "kill: $!";
-			$node->wait_for_log(qr/\(PID $pid\) was terminated by signal 9/, $log);
-		});
-		$crashes++;
-		# Users come back at once.
-		$ledger->finish;
-		$ledger->start(seconds => 1);
+		die 'it was not given up' if time() > $end;
+		$looks++;
+		if (system(@ready) == 0)
+		{
+			$up++;
+			# It may go down meanwhile.
+			my ($code, $given_up) = $node->psql('postgres', q{SELECT count(*) FROM whisperer.failed WHERE event_type = 'poison'},
+				on_error_die => 0);
+			last if $code == 0 && $given_up eq '1';
+			$ledger->start(seconds => 1) unless $ledger->{load};
+		}
+		my $struck = $fault->strikes;
+		$ledger->end_load if $struck > $crashes && $ledger->{load};
+		$crashes = $struck;
+		usleep(50_000);
 	}
-	elsif (system(@ready) == 0)
-	{
-		$up++;
-		$over = $node->safe_psql('postgres', $given_up) eq '1';
-	}
-	usleep(50_000);
+	$ledger->finish;
+	return ($crashes, $up / $looks);
 }
-ok($over, 'it was given up');
-my $minutes = (time() - $start) / 60;
-note sprintf '%d crashes in %.1f minutes; up at %d of %d looks', $crashes, $minutes, $up, $looks;
-cmp_ok($crashes, '>=', 3, 'not before three crashes');
-cmp_ok($crashes, '<=', 6, 'and soon after them');
-cmp_ok($up, '>', 0.8 * $looks, 'the server was up most of the time');
-like($node->safe_psql('postgres', q{SELECT error FROM whisperer.failed}),
-	qr/^given up: the delivery worker crashed 3 times while this delivery alone was in flight/, 'with its reason');
-$ledger->finish;
-is($node->safe_psql('postgres', 'SELECT count(*) FROM whisperer.failed'), '1', 'no innocent one with it');
-$ledger->judge('all others');
+
+for my $round (1 .. Whisperer::Ledger::repetitions(2, 20))
+{
+	my ($point, $means) = @{ $cases[ ($round - 1) % @cases ] };
+	my $name = "round $round, $means when it $point";
+	my $log = $node->log_position;
+	$ledger->forget_crashes;
+	$fault->arm($point, $means, mark => $mark{$point});
+	my $start = time();
+	my ($crashes, $up) = crash_until_given_up();
+	$ledger->disrupted($_->{at}, $_->{at}) for $fault->strikes;
+	$fault->disarm;
+	note sprintf '%s: %d crashes in %.0f s; up at %.0f %% of the looks', $name, $crashes, time() - $start, 100 * $up;
+
+	my $said = $node->log_since($log);
+	my $signals = () = $said =~ /whisperer delivery.* was terminated by signal $signal{$means}\b/g;
+	is($signals, $crashes, "$name: each crash is the one that was injected");
+	$company = (sort { $b <=> $a } $company, $said =~ /found (\d+) deliveries of database "postgres" that were in flight/g)[0];
+	cmp_ok($crashes, '>=', 3, "$name: not given up before three crashes");
+	cmp_ok($crashes, '<=', 6, "$name: and soon after them");
+	cmp_ok($up, '>', 0.8, "$name: the server was up most of the time");
+	like($node->safe_psql('postgres', q{SELECT error FROM whisperer.failed}),
+		qr/^given up: the delivery worker crashed 3 times while this delivery alone was in flight/, "$name: with its reason");
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM whisperer.failed'), '1', "$name: no innocent one with it");
+	$ledger->judge("$name, all others");
+	$ledger->turn_page;
+}
+cmp_ok($company, '>', 1, "others were in flight with it: up to $company at once");
 $node->stop;
 done_testing();

@@ -142,11 +142,19 @@ sub start
 }
 
 # Waits for the load's end. What the writer's connection took with it is in doubt: the table decides.
-sub finish
+sub end_load
 {
 	my $self = shift;
 	$_->finish for @{ delete $self->{load} };
 	$self->{acknowledged}{$_} = 1 for $self->{output}{writer} =~ /^(\d+)$/mg;
+	return;
+}
+
+# The same, and then for a server at rest.
+sub finish
+{
+	my $self = shift;
+	$self->end_load if $self->{load};
 	# Nobody else will end what a session prepared and left.
 	my $node = $self->{node};
 	$node->wait_back;
