@@ -79,6 +79,10 @@ void say_error(DeliveryWorker *worker, ErrorData *error) {
                     error->hint != nullptr ? error->hint : ""));
 }
 
+void record_work(DeliveryWorker *worker) {
+    record_results(worker);
+}
+
 // One transaction. False: it failed and is to be tried again at loop.try_again_at. Leaves the process when
 // the extension is gone.
 bool in_transaction(DeliveryWorker *worker, void (*work)(DeliveryWorker *)) {
@@ -119,14 +123,13 @@ bool in_transaction(DeliveryWorker *worker, void (*work)(DeliveryWorker *)) {
     }
     if (ok) {
         worker->owners_refreshed = false;
-        loop.backoff = 0;
-        loop.told_error = 0;
+        // What can be read while nothing can be written makes nothing well again.
+        if (work == record_work || worker->box->result_count() == 0) {
+            loop.backoff = 0;
+            loop.told_error = 0;
+        }
     }
     return ok;
-}
-
-void record_work(DeliveryWorker *worker) {
-    record_results(worker);
 }
 
 void record(DeliveryWorker *worker, int64 now) {
