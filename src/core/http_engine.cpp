@@ -148,15 +148,6 @@ void Engine::add(const HttpRequest &request, Micros now) {
     }
 }
 
-void Engine::abort(uint64_t tag) noexcept {
-    for (Transfer *transfer : deadlines_.all()) {
-        if (transfer->tag == tag) {
-            fail(*transfer, Failure::aborted, "aborted");
-            return;
-        }
-    }
-}
-
 // ---- results
 
 const HttpResult *Engine::peek_done() noexcept {
@@ -250,9 +241,6 @@ void HttpEngine::pop_done() noexcept {
 }
 size_t HttpEngine::in_flight() const noexcept {
     return impl_->in_flight();
-}
-void HttpEngine::abort(uint64_t tag) noexcept {
-    impl_->abort(tag);
 }
 
 } // namespace whisperer::core

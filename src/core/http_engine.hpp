@@ -45,8 +45,7 @@ enum class Failure : uint8_t {
     cut_short, // the response ended before it was whole
     malformed, // what came is not HTTP, or its headers are larger than the engine takes
     proxy,     // the proxy refused or failed
-    internal,  // out of memory, or libcurl could not be used
-    aborted    // abort() was called
+    internal   // out of memory, or libcurl could not be used
 };
 
 // Valid until pop_done() or the next call that changes the engine.
@@ -104,9 +103,6 @@ class HttpEngine {
 
     // Requests taken and not yet popped as done.
     size_t in_flight() const noexcept;
-
-    // Ends a request at once; its result says `aborted`. Unknown tags are ignored.
-    void abort(uint64_t tag) noexcept;
 
   private:
     struct Impl;

@@ -33,7 +33,6 @@ class Engine {
     const HttpResult *peek_done() noexcept;
     void pop_done() noexcept;
     size_t in_flight() const noexcept { return in_flight_; }
-    void abort(uint64_t tag) noexcept;
 
     // For the callbacks.
     SocketSet &sockets() noexcept { return sockets_; }

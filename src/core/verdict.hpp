@@ -8,8 +8,7 @@
 
 namespace whisperer::core {
 
-// An attempt that was made. (One that the worker itself gave up, `aborted`, is a failure here like any other;
-// whether it counts as an attempt at all is for the caller to decide.)
+// An attempt that was made.
 struct Attempt {
     Failure failure;
     int status;               // 0: no response

@@ -4,6 +4,7 @@
 #include "pg/access.hpp"
 #include "pg/enqueue.hpp"
 #include "pg/errors.hpp"
+#include "pg/internal_sql.hpp"
 #include "pg/relation_name.hpp"
 #include "pg/resend.hpp"
 #include "pg/subscription_fields.hpp"
@@ -57,7 +58,7 @@ Datum uuid_array(const pg_uuid_t *uuids, int count) {
     Datum *values = (Datum *)palloc(sizeof(Datum) * (size_t)count);
     for (int i = 0; i < count; i++)
         values[i] = UUIDPGetDatum(&uuids[i]);
-    return PointerGetDatum(construct_array(values, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
+    return array_of(values, nullptr, (size_t)count, UUIDOID);
 }
 
 Datum deliver(const Request &request, const EventOrigin &origin, const Recipients &recipients,

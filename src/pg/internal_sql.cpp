@@ -4,8 +4,11 @@
 
 extern "C" {
 #include "catalog/pg_authid.h"
+#include "utils/array.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+#include "utils/uuid.h"
 }
 
 namespace whisperer::pg {
@@ -79,6 +82,25 @@ uint64 internal_execute_snapshot(Statement *statement, Datum *arguments, const c
 
 Datum spi_value(uint64 row, int number, bool *is_null) {
     return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, is_null);
+}
+
+// The core's struct has the bytes of PostgreSQL's uuid.
+core::Uuid spi_uuid(uint64 row, int number) {
+    bool is_null;
+    core::Uuid result;
+    memcpy(result.bytes, DatumGetUUIDP(spi_value(row, number, &is_null))->data, sizeof(result.bytes));
+    return result;
+}
+
+Datum array_of(Datum *values, bool *nulls, size_t count, Oid type) {
+    int length = (int)count;
+    int lower = 1;
+    int16 size;
+    bool by_value;
+    char align;
+    get_typlenbyvalalign(type, &size, &by_value, &align);
+    return PointerGetDatum(
+        construct_md_array(values, nulls, 1, &length, &lower, type, size, by_value, align));
 }
 
 } // namespace whisperer::pg

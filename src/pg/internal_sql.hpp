@@ -47,5 +47,9 @@ uint64 internal_execute_snapshot(Statement *statement, Datum *arguments, const c
 
 // Column `number` (from 1) of row `row` (from 0) of the last result.
 Datum spi_value(uint64 row, int number, bool *is_null);
+core::Uuid spi_uuid(uint64 row, int number);
+
+// An array of one dimension, palloc'ed, for an argument. `nulls` may be null: none is.
+Datum array_of(Datum *values, bool *nulls, size_t count, Oid type);
 
 } // namespace whisperer::pg

@@ -78,14 +78,6 @@ Statement fail_statement = {
 Statement any_statement = {
     "SELECT EXISTS (SELECT FROM whisperer.job WHERE kind = $1)", 1, {CHAROID}, nullptr};
 
-Datum array_of(Datum *values, int count, Oid type) {
-    int16 length;
-    bool by_value;
-    char align;
-    get_typlenbyvalalign(type, &length, &by_value, &align);
-    return PointerGetDatum(construct_array(values, count, type, length, by_value, align));
-}
-
 Datum kind_datum(JobKind kind) {
     return CharGetDatum(job_letter(kind));
 }
@@ -118,8 +110,8 @@ void look_at_known(OwnerQueues *queues) {
         owners[i] = ObjectIdGetDatum(queues->list[i].owner);
         marks[i] = UInt64GetDatum(queues->list[i].mark);
     }
-    Datum arguments[3] = {kind_datum(queues->kind), array_of(owners, queues->count, OIDOID),
-                          array_of(marks, queues->count, XID8OID)};
+    Datum arguments[3] = {kind_datum(queues->kind), array_of(owners, nullptr, (size_t)queues->count, OIDOID),
+                          array_of(marks, nullptr, (size_t)queues->count, XID8OID)};
     uint64 rows = internal_execute(&known_statement, arguments);
     for (uint64 row = 0; row < rows; row++) {
         bool is_null;
@@ -136,8 +128,8 @@ bool look_for_unknown(OwnerQueues *queues) {
         lows[i] = ObjectIdGetDatum(i == 0 ? InvalidOid : queues->list[i - 1].owner);
         highs[i] = ObjectIdGetDatum(i == queues->count ? OID_MAX : queues->list[i].owner);
     }
-    Datum arguments[3] = {kind_datum(queues->kind), array_of(lows, gaps, OIDOID),
-                          array_of(highs, gaps, OIDOID)};
+    Datum arguments[3] = {kind_datum(queues->kind), array_of(lows, nullptr, (size_t)gaps, OIDOID),
+                          array_of(highs, nullptr, (size_t)gaps, OIDOID)};
     uint64 rows = internal_execute(&unknown_statement, arguments);
     for (uint64 row = 0; row < rows; row++) {
         bool is_null;

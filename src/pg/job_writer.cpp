@@ -104,17 +104,9 @@ void jobs_write(const JobBatch *batch) {
     if (batch->count == 0)
         return;
     Datum arguments[columns + 1];
-    int count = batch->count;
-    int lower = 1;
-    for (int column = 0; column < columns; column++) {
-        int16 length;
-        bool by_value;
-        char align;
-        get_typlenbyvalalign(column_types[column], &length, &by_value, &align);
+    for (int column = 0; column < columns; column++)
         arguments[column] =
-            PointerGetDatum(construct_md_array(batch->values[column], batch->nulls[column], 1, &count, &lower,
-                                               column_types[column], length, by_value, align));
-    }
+            array_of(batch->values[column], batch->nulls[column], (size_t)batch->count, column_types[column]);
     arguments[columns] = TimestampTzGetDatum(GetCurrentTimestamp());
     internal_execute(&insert_statement, arguments);
     for (int kind = 0; kind < job_kinds; kind++)

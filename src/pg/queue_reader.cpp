@@ -114,32 +114,15 @@ Statement cancelled_statement = {
     {UUIDARRAYOID, INT4ARRAYOID},
     nullptr};
 
-Datum array_of(Datum *values, size_t count, Oid type) {
-    switch (type) {
-    case UUIDOID:
-        return PointerGetDatum(construct_array(values, (int)count, type, UUID_LEN, false, TYPALIGN_CHAR));
-    case INT4OID:
-        return PointerGetDatum(construct_array(values, (int)count, type, sizeof(int32), true, TYPALIGN_INT));
-    default: // bigint, xid8, timestamptz
-        return PointerGetDatum(
-            construct_array(values, (int)count, type, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-    }
-}
-
 // The structs of the core have the bytes of PostgreSQL's uuid.
 Datum uuid_datum(const core::Uuid *uuid) {
     return PointerGetDatum(uuid->bytes);
-}
-core::Uuid uuid_of(Datum datum) {
-    core::Uuid result;
-    memcpy(result.bytes, DatumGetUUIDP(datum)->data, sizeof(result.bytes));
-    return result;
 }
 
 core::DeliveryRow row_of(uint64 row) {
     bool is_null;
     core::DeliveryRow result = {};
-    result.uuid = uuid_of(spi_value(row, COLUMN_UUID, &is_null));
+    result.uuid = spi_uuid(row, COLUMN_UUID);
     result.xid = U64FromFullTransactionId(DatumGetFullTransactionId(spi_value(row, COLUMN_XID, &is_null)));
     Datum due = spi_value(row, COLUMN_DUE, &is_null);
     result.due = is_null ? 0 : to_wall(DatumGetTimestampTz(due));
@@ -185,9 +168,10 @@ void read_new(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
         limits[i] = Int32GetDatum(reads[i].limit);
         most += reads[i].limit;
     }
-    Datum arguments[6] = {array_of(subscriptions, count, INT8OID), array_of(lows, count, XID8OID),
-                          array_of(highs, count, XID8OID),         array_of(afters, count, UUIDOID),
-                          array_of(limits, count, INT4OID),        content_limit(most)};
+    Datum arguments[6] = {
+        array_of(subscriptions, nullptr, count, INT8OID), array_of(lows, nullptr, count, XID8OID),
+        array_of(highs, nullptr, count, XID8OID),         array_of(afters, nullptr, count, UUIDOID),
+        array_of(limits, nullptr, count, INT4OID),        content_limit(most)};
     uint64 rows = internal_execute(&new_statement, arguments);
     uint64 *xids = (uint64 *)palloc(sizeof(uint64) * Max(rows, (uint64)1));
     for (uint64 i = 0; i < rows && *ok; i++) {
@@ -215,9 +199,10 @@ void read_retries(DeliveryWorker *worker, core::WallMicros now, bool *ok) {
         limits[i] = Int32GetDatum(reads[i].limit);
         most += reads[i].limit;
     }
-    Datum arguments[5] = {array_of(subscriptions, count, INT8OID), array_of(dues, count, TIMESTAMPTZOID),
-                          array_of(afters, count, UUIDOID), array_of(limits, count, INT4OID),
-                          content_limit(most)};
+    Datum arguments[5] = {array_of(subscriptions, nullptr, count, INT8OID),
+                          array_of(dues, nullptr, count, TIMESTAMPTZOID),
+                          array_of(afters, nullptr, count, UUIDOID),
+                          array_of(limits, nullptr, count, INT4OID), content_limit(most)};
     uint64 rows = internal_execute(&retry_statement, arguments);
     for (uint64 i = 0; i < rows && *ok; i++)
         *ok = worker->box->add_retry(read_index(i), row_of(i), now);
@@ -296,11 +281,10 @@ void drop_cancelled(DeliveryWorker *worker) {
     Datum *made = (Datum *)palloc(sizeof(Datum) * count);
     for (size_t i = 0; i < count; i++)
         made[i] = Int32GetDatum(attempts[i]);
-    Datum arguments[2] = {array_of(values, count, UUIDOID), array_of(made, count, INT4OID)};
+    Datum arguments[2] = {array_of(values, nullptr, count, UUIDOID), array_of(made, nullptr, count, INT4OID)};
     uint64 rows = internal_execute(&cancelled_statement, arguments);
     for (uint64 i = 0; i < rows; i++) {
-        bool is_null;
-        worker->box->drop_unsent(uuid_of(spi_value(i, 1, &is_null)));
+        worker->box->drop_unsent(spi_uuid(i, 1));
     }
 }
 

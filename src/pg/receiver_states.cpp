@@ -166,8 +166,7 @@ void take_receiver_reports(DeliveryWorker *worker) {
     }
     if (count == 0)
         return;
-    Datum arguments[1] = {PointerGetDatum(
-        construct_array(mine, count, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))};
+    Datum arguments[1] = {array_of(mine, nullptr, (size_t)count, INT8OID)};
     rows = internal_execute(&take_statement, arguments);
     for (uint64 i = 0; i < rows; i++)
         apply_report(worker->box, i);

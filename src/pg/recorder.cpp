@@ -86,13 +86,6 @@ struct Recording {
 };
 Recording recording;
 
-core::Uuid uuid_of(uint64 row) {
-    bool is_null;
-    core::Uuid result;
-    memcpy(result.bytes, DatumGetUUIDP(spi_value(row, 1, &is_null))->data, sizeof(result.bytes));
-    return result;
-}
-
 int compare_uuids(const void *a, const void *b) {
     return memcmp(a, b, sizeof(core::Uuid));
 }
@@ -112,7 +105,7 @@ UuidSet query_uuids(Statement *statement, Datum array) {
     uint64 rows = internal_execute(statement, arguments);
     UuidSet set = {(core::Uuid *)palloc(sizeof(core::Uuid) * Max(rows, (uint64)1)), rows};
     for (uint64 i = 0; i < rows; i++)
-        set.uuids[i] = uuid_of(i);
+        set.uuids[i] = spi_uuid(i, 1);
     qsort(set.uuids, set.count, sizeof(core::Uuid), compare_uuids);
     return set;
 }
@@ -121,7 +114,7 @@ Datum uuid_array(core::Uuid *uuids, size_t count) {
     Datum *values = (Datum *)palloc(sizeof(Datum) * Max(count, (size_t)1));
     for (size_t i = 0; i < count; i++)
         values[i] = PointerGetDatum(uuids[i].bytes);
-    return PointerGetDatum(construct_array(values, (int)count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
+    return array_of(values, nullptr, count, UUIDOID);
 }
 
 bool is_settling(core::Outcome outcome) {
@@ -214,33 +207,24 @@ void add_column(Columns *columns, const core::AttemptResult &result, Fate fate) 
     columns->due[i] = fate != Fate::retry ? (Datum)0 : TimestampTzGetDatum(to_timestamp(result.due));
 }
 
-Datum column_array(Datum *values, bool *nulls, int count, Oid type) {
-    int lower = 1;
-    int16 length = type == TEXTOID ? -1 : type == UUIDOID ? UUID_LEN : type == INT4OID ? 4 : 8;
-    bool by_value = type == INT4OID || (length == 8 && FLOAT8PASSBYVAL);
-    char align = type == UUIDOID ? TYPALIGN_CHAR : length == 8 ? TYPALIGN_DOUBLE : TYPALIGN_INT;
-    return PointerGetDatum(
-        construct_md_array(values, nulls, 1, &count, &lower, type, length, by_value, align));
-}
-
 void write_fate(core::Outbox *box, Fate fate, Statement *statement) {
     Columns *columns = (Columns *)palloc(sizeof(Columns));
     columns->count = 0;
     for (size_t i = 0; i < recording.count; i++)
         if (recording.fates[i] == fate)
             add_column(columns, box->result(i), fate);
-    int n = columns->count;
+    size_t n = (size_t)columns->count;
     if (n == 0)
         return;
-    Datum arguments[10] = {column_array(columns->uuid, nullptr, n, UUIDOID),
-                           column_array(columns->state, nullptr, n, TEXTOID),
-                           column_array(columns->attempts, nullptr, n, INT4OID),
-                           column_array(columns->status, columns->no_status, n, INT4OID),
-                           column_array(columns->content, columns->no_status, n, TEXTOID),
-                           column_array(columns->elapsed, columns->no_attempt, n, INT8OID),
-                           column_array(columns->error, columns->no_error, n, TEXTOID),
-                           column_array(columns->attempted, columns->no_attempt, n, TIMESTAMPTZOID),
-                           column_array(columns->due, columns->no_due, n, TIMESTAMPTZOID),
+    Datum arguments[10] = {array_of(columns->uuid, nullptr, n, UUIDOID),
+                           array_of(columns->state, nullptr, n, TEXTOID),
+                           array_of(columns->attempts, nullptr, n, INT4OID),
+                           array_of(columns->status, columns->no_status, n, INT4OID),
+                           array_of(columns->content, columns->no_status, n, TEXTOID),
+                           array_of(columns->elapsed, columns->no_attempt, n, INT8OID),
+                           array_of(columns->error, columns->no_error, n, TEXTOID),
+                           array_of(columns->attempted, columns->no_attempt, n, TIMESTAMPTZOID),
+                           array_of(columns->due, columns->no_due, n, TIMESTAMPTZOID),
                            TimestampTzGetDatum(GetCurrentTimestamp())};
     internal_execute(statement, arguments);
 }

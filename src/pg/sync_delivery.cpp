@@ -98,7 +98,7 @@ void open_sender() {
             core::Outbox::create(engine, sender_limits(), process_random(), recorder, sender_user_agent());
         if (sender.box == nullptr)
             out_of_memory();
-    } else if (!sender.box->engine()->configure(engine_settings()))
+    } else if (!sender.box->configure(engine_settings()))
         out_of_memory();
     sender.box->set_limits(sender_limits());
     if (sender.events != nullptr)
@@ -118,11 +118,11 @@ void take_row(uint64 row) {
     core::ReceiverState state;
     if (sending_state(row, &state))
         box->set_receiver_state(state);
-    if (!box->accepts(subscription, to_wall(GetCurrentTimestamp())))
+    if (!box->accepts(subscription, wall_clock()))
         return;
     bool is_null;
     core::DeliveryRow delivery = {};
-    memcpy(delivery.uuid.bytes, DatumGetUUIDP(spi_value(row, COLUMN_UUID, &is_null))->data, UUID_LEN);
+    delivery.uuid = spi_uuid(row, COLUMN_UUID);
     delivery.attempts = DatumGetInt32(spi_value(row, COLUMN_ATTEMPTS, &is_null));
     delivery.event_type = datum_to_utf8(spi_value(row, COLUMN_EVENT_TYPE, &is_null));
     Datum content = spi_value(row, COLUMN_CONTENT, &is_null);
@@ -140,8 +140,7 @@ void load(const pg_uuid_t *uuids, int count) {
     Datum *values = (Datum *)palloc(sizeof(Datum) * (size_t)count);
     for (int i = 0; i < count; i++)
         values[i] = UUIDPGetDatum(&uuids[i]);
-    Datum arguments[1] = {
-        PointerGetDatum(construct_array(values, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR))};
+    Datum arguments[1] = {array_of(values, nullptr, (size_t)count, UUIDOID)};
     uint64 rows = internal_execute(&load_statement, arguments);
     for (uint64 row = 0; row < rows; row++)
         take_row(row);
@@ -167,7 +166,7 @@ void record() {
 void wait_for_something() {
     static uint32 wait_event = 0;
     WaitEvent occurred[3];
-    long timeout = sender.box->timeout_ms(monotonic_micros(), to_wall(GetCurrentTimestamp()));
+    long timeout = sender.box->timeout_ms(monotonic_micros(), wall_clock());
     int count = WaitEventSetWait(sender.events, timeout, occurred, lengthof(occurred),
                                  compat_wait_event(&wait_event, "WhispererSynchronousDelivery"));
     for (int i = 0; i < count; i++)
@@ -180,7 +179,7 @@ void drive() {
     core::Outbox *box = sender.box;
     while (box->deliveries() > 0) {
         CHECK_FOR_INTERRUPTS();
-        box->start(monotonic_micros(), to_wall(GetCurrentTimestamp()));
+        box->start(monotonic_micros(), wall_clock());
         if (box->wants_bodies()) {
             load_bodies();
             continue;
@@ -190,7 +189,7 @@ void drive() {
         else if (box->result_count() == 0)
             out_of_memory(); // something is unsent, and its request could not be made
         CHECK_FOR_INTERRUPTS();
-        box->step(monotonic_micros(), to_wall(GetCurrentTimestamp()));
+        box->step(monotonic_micros(), wall_clock());
         size_t results = box->result_count();
         if (results > 0 && (box->in_flight() == 0 || 2 * results >= (size_t)setting_max_in_flight))
             record();

@@ -82,8 +82,9 @@ Jsonb *config_filter_of(const TriggerData *data) {
 
 void check_call(FunctionCallInfo fcinfo) {
     if (!CALLED_AS_TRIGGER(fcinfo))
-        raise_misuse("can only be called as a trigger", "Use whisperer.attach(), or CREATE TRIGGER ... EXECUTE "
-                                                        "FUNCTION whisperer.deliver_event_trigger('type').");
+        raise_misuse("can only be called as a trigger",
+                     "Use whisperer.attach(), or CREATE TRIGGER ... EXECUTE "
+                     "FUNCTION whisperer.deliver_event_trigger('type').");
     const TriggerData *data = (const TriggerData *)fcinfo->context;
     if (!TRIGGER_FIRED_AFTER(data->tg_event) || TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
         raise_misuse("must be an AFTER trigger for INSERT, UPDATE or DELETE",

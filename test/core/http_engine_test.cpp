@@ -331,34 +331,6 @@ TEST(HttpEngine, SaysWhenNobodyListens) {
     EXPECT_NE(outcome.error.find("127.0.0.1"), std::string::npos) << outcome.error;
 }
 
-TEST(HttpEngine, AbortsOneAndLeavesTheOthers) {
-    std::atomic<int> requests{0};
-    Gate gate;
-    Server server([&](Peer &peer) {
-        if (!peer.read_request())
-            return;
-        ++requests;
-        if (peer.body == "hang") {
-            peer.hang();
-        } else {
-            gate.pass();
-            peer.send(response(200, ""));
-        }
-    });
-    Owner owner;
-    ASSERT_TRUE(owner.post(1, server.url(), "hang"));
-    ASSERT_TRUE(owner.post(2, server.url(), "answer"));
-    ASSERT_TRUE(owner.until([&] { return requests == 2; }));
-    owner.engine->abort(99);
-    owner.engine->abort(1);
-    ASSERT_TRUE(owner.until(owner.all(1)));
-    EXPECT_EQ(owner.done[0].tag, 1u);
-    EXPECT_EQ(owner.done[0].failure, Failure::aborted);
-    gate.open();
-    ASSERT_TRUE(owner.until(owner.all(2)));
-    EXPECT_EQ(owner.done[1].status, 200);
-}
-
 TEST(HttpEngine, IsDestroyedQuicklyWithRequestsUnderWay) {
     std::atomic<int> requests{0};
     Server server([&](Peer &peer) {

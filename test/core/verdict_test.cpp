@@ -47,7 +47,6 @@ TEST(Verdict, Table) {
         {Failure::malformed, 0, 1, 18, 5, -1, Outcome::retry, 5, 0},
         {Failure::proxy, 0, 1, 18, 5, -1, Outcome::retry, 5, 0},
         {Failure::internal, 0, 1, 18, 5, -1, Outcome::retry, 5, 0},
-        {Failure::aborted, 0, 1, 18, 5, -1, Outcome::retry, 5, 0},
         // the last attempt
         {whole, 500, 17, 18, 5, -1, Outcome::retry, 5, 0},
         {whole, 500, 18, 18, 5, -1, Outcome::failed, 0, 0},
