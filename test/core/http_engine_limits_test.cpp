@@ -312,7 +312,8 @@ TEST(HttpNames, ASilentAddressIsLeftForTheNext) {
     Owner owner(fixed({v4(127, 0, 0, 2), v4(127, 0, 0, 1)}));
     owner.connect_timeout = second;
     EXPECT_EQ(owner.ask(server.url("silent.example")).status, 200) << owner.done[0].error;
-    EXPECT_GT(owner.done[0].elapsed, second / 3);
+    // libcurl's versions wait from a fifth to a half of the time.
+    EXPECT_GT(owner.done[0].elapsed, second / 10);
     EXPECT_EQ(owner.ask(server.url("silent.example")).status, 200);
     for (int fd : fillers)
         close(fd);

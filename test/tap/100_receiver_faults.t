@@ -48,7 +48,7 @@ sub https { my ($port, $host) = @_; return $receiver->url('/', port => $port, sc
 # or: where versions of libcurl differ, a failure with this error will do as well.
 my %cases = (
 	# ---- No response
-	refused => { url => $receiver->url('/', port => 'down'), error => qr/^Failed to connect to 127\.0\.0\.1 port \d+ after \d+ ms: (?:Couldn't|Could not) connect to server$/ },
+	refused => { url => $receiver->url('/', port => 'down'), error => qr/^Failed to connect to 127\.0\.0\.1(?: port |:)\d+ after \d+ ms: (?:Couldn't|Could not) connect to server$/ },
 	reset_at_accept => { url => $receiver->url('/', port => 'resets'), error => qr/reset by peer|^the response ended before it was whole|failure when receiving|^Failed to connect/i },
 	closed_at_accept => { url => $receiver->url('/', port => 'closes'), error => qr/empty reply|reset by peer|failure when/i },
 	silent_at_accept => { url => $receiver->url('/', port => 'silent'), config => $slow, error => qr/^no response within 3 s \(name lookup \d+ ms, connect \d+ ms, TLS \d+ ms, sent \d+ bytes, received 0 bytes; \d+ ms in all\)$/ },
@@ -59,8 +59,8 @@ my %cases = (
 	silent_before_headers => { step => { hang => 'request' }, config => $slow, error => qr/^no response within 3 s/ },
 	no_such_host => { url => 'http://no-such-host.invalid/', error => qr/no-such-host\.invalid/ },
 	# ---- TLS
-	self_signed => { url => https('unknown'), error => qr/^SSL certificate problem: self.signed certificate/ },
-	expired => { url => https('expired'), error => qr/^SSL certificate problem: certificate has expired/ },
+	self_signed => { url => https('unknown'), error => qr/^SSL certificate (?:problem|OpenSSL verify result): self.signed certificate/ },
+	expired => { url => https('expired'), error => qr/^SSL certificate (?:problem|OpenSSL verify result): certificate has expired/ },
 	wrong_name => { url => https('secure', '127.0.0.1'), error => qr/^SSL: no alternative certificate subject name matches target/ },
 	below_1_2 => { url => https('old'), error => qr/protocol version|unsupported protocol|SSL_ERROR|alert/i },
 	handshake_hangs => { url => https('silent'), config => $slow, error => qr/^no connection within 3 s \(name lookup \d+ ms, connect \d+ ms, TLS 0 ms, / },
