@@ -44,11 +44,15 @@ void SocketSet::closed(int fd) noexcept {
 }
 
 void SocketSet::apply(int fd) noexcept {
+    watch(fd, slots_[static_cast<size_t>(fd)].wanted);
+}
+
+void SocketSet::watch(int fd, uint32_t events) noexcept {
     Slot &slot = slots_[static_cast<size_t>(fd)];
     epoll_event event{};
-    event.events = slot.wanted;
+    event.events = events;
     event.data.fd = fd;
-    if (slot.wanted == 0) {
+    if (events == 0) {
         if (slot.registered != 0)
             epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, &event); // can fail only when it is not there
         slot.registered = 0;
@@ -56,7 +60,7 @@ void SocketSet::apply(int fd) noexcept {
     }
     const int operation = slot.registered == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
     if (epoll_ctl(epoll_, operation, fd, &event) == 0)
-        slot.registered = slot.wanted;
+        slot.registered = events;
     else
         troubled_ = true;
 }
@@ -90,6 +94,12 @@ size_t SocketSet::wait(std::array<Ready, batch> &ready, bool *full) noexcept {
             continue;
         }
         const Slot &slot = slots_[static_cast<size_t>(fd)];
+        if (slot.wanted == 0 && events == EPOLLOUT) {
+            watch(
+                fd,
+                EPOLLIN); // it was waited for in order to write, which it may at any time: that says nothing
+            continue;
+        }
         if (slot.wanted == 0) {
             // An idle connection was closed from the other side, which libcurl finds out when it looks at it;
             // or has said something, and libcurl, until 8.1, would take that for the answer to the next

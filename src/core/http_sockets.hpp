@@ -61,6 +61,7 @@ class SocketSet {
     };
 
     void apply(int fd) noexcept;
+    void watch(int fd, uint32_t events) noexcept;
 
     int epoll_;
     int wake_fd_;

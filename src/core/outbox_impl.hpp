@@ -272,10 +272,11 @@ struct Outbox::Impl {
     int most_in_flight(const Subscription &subscription) const noexcept;
     bool has_slot(Standing standing) const noexcept;
     void set_standing(Subscription *subscription, Standing standing, bool stalled);
-    Launch take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall);
+    Launch take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall); // null: nothing is sent
     void count_requests(int change) noexcept;
     bool recalled() const noexcept;
     Launch launch(Item *item, Micros now, WallMicros wall);
+    Launch fail_unsent(Item *item, const char *why, Micros now, WallMicros wall);
     void leave_to_other(Item *item, WallMicros wall);
     void start_suspect(Micros now, WallMicros wall);
     void end_trial(Item *item) noexcept;

@@ -104,14 +104,16 @@ Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, Wall
         recorder.landed(recorder.context, slot);
         return Launch::failed;
     }
-    request->tag = reinterpret_cast<uintptr_t>(item);
-    request->connect_timeout = subscription->connect_timeout;
-    request->response_timeout = subscription->response_timeout;
-    if (!engine->add(*request, now)) {
-        recorder.landed(recorder.context, slot);
-        return Launch::failed;
+    if (request != nullptr) {
+        request->tag = reinterpret_cast<uintptr_t>(item);
+        request->connect_timeout = subscription->connect_timeout;
+        request->response_timeout = subscription->response_timeout;
+        if (!engine->add(*request, now)) {
+            recorder.landed(recorder.context, slot);
+            return Launch::failed;
+        }
+        count_requests(1);
     }
-    count_requests(1);
     item->flight_slot = slot;
     item->attempted_at = wall;
     item->token_serial = subscription->token.serial;
@@ -120,6 +122,26 @@ Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, Wall
     if (subscription->in_flight++ == 0)
         subscription->last_progress = now;
     in_flight_by[static_cast<size_t>(subscription->effective())]++;
+    return Launch::sent;
+}
+
+// An attempt that fails before there is a request: for what would fail again at once, and hold up the others.
+Launch Outbox::Impl::fail_unsent(Item *item, const char *why, Micros now, WallMicros wall) {
+    Launch result = take_off(item, nullptr, now, wall);
+    if (result != Launch::sent)
+        return result;
+    HttpResult failed{};
+    failed.failure = Failure::internal;
+    failed.error = slice(why);
+    item->attempts++;
+    try {
+        conclude(item, failed, now, wall);
+    } catch (const std::bad_alloc &) {
+        item->attempts--;
+        leave_flight(item, now);
+        land(item);
+        return Launch::failed;
+    }
     return Launch::sent;
 }
 
@@ -141,7 +163,10 @@ Launch Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
     parts.secret = slice(subscription->secret);
     parts.authorization = slice(by_token ? subscription->token.authorization : subscription->authorization);
     if (!builder.build(parts))
-        return Launch::failed;
+        return builder.cannot_sign()
+                   ? fail_unsent(item, "the request could not be signed: the secret, or OpenSSL's HMAC", now,
+                                 wall)
+                   : Launch::failed;
     HttpRequest request{};
     request.url = slice(subscription->url);
     request.headers = builder.headers();

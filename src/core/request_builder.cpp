@@ -31,6 +31,7 @@ void RequestBuilder::add(std::string_view name, std::string_view value) {
 }
 
 bool RequestBuilder::build(const RequestParts &parts) noexcept {
+    cannot_sign_ = false;
     try {
         text_.clear();
         ends_.clear();
@@ -55,8 +56,9 @@ bool RequestBuilder::build(const RequestParts &parts) noexcept {
         if (parts.has_secret) {
             char by_body[body_signature_size];
             char by_webhook[webhook_signature_size];
-            if (!sign_body(parts.secret, body(), by_body) ||
-                !sign_webhook(parts.secret, slice(id), parts.unix_seconds, body(), by_webhook))
+            cannot_sign_ = !sign_body(parts.secret, body(), by_body) ||
+                           !sign_webhook(parts.secret, slice(id), parts.unix_seconds, body(), by_webhook);
+            if (cannot_sign_)
                 return false;
             add("X-Whisperer-Signature", by_body);
             add("webhook-signature", by_webhook);

@@ -28,8 +28,9 @@ struct RequestParts {
 // Reusable, so that its buffers are: the slices given out are valid until the next build().
 class RequestBuilder {
   public:
-    // False: out of memory, or the signature could not be made.
+    // False: out of memory; or cannot_sign(), with this secret or this OpenSSL, now or ever.
     bool build(const RequestParts &parts) noexcept;
+    bool cannot_sign() const noexcept { return cannot_sign_; }
     Slice body() const noexcept { return slice(body_); }
     const Slice *headers() const noexcept { return lines_.data(); }
     size_t header_count() const noexcept { return lines_.size(); }
@@ -40,6 +41,7 @@ class RequestBuilder {
     std::string text_;         // all lines, one after the other
     std::vector<size_t> ends_; // of each line in text_
     std::vector<Slice> lines_;
+    bool cannot_sign_ = false;
 };
 
 } // namespace whisperer::core

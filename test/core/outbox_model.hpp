@@ -48,13 +48,16 @@ class Model {
         box.reset(Outbox::create(engine, limits, random, recorder, slice("test/1")));
     }
 
-    void subscribe(int64_t id, const std::string &url, double retry_seconds = 0.05, int max_attempts = 5) {
+    void subscribe(int64_t id, const std::string &url, double retry_seconds = 0.05, int max_attempts = 5,
+                   const char *secret = nullptr) {
         SubscriptionFields fields{};
         fields.id = id;
         fields.bucket = static_cast<int>(id % Outbox::bucket_count);
         fields.url = slice(url);
         fields.connect_timeout = fields.response_timeout = 60 * second;
         fields.max_attempts = max_attempts;
+        fields.has_secret = secret != nullptr;
+        fields.secret = slice(secret == nullptr ? "" : secret);
         fields.max_in_flight = 0;
         fields.countdown = default_countdown();
         fields.countdown.kind = CountdownKind::fixed;
@@ -126,6 +129,7 @@ class Model {
     std::unique_ptr<Outbox> box;
     std::map<Uuid, Row> table;
     std::map<Uuid, core::Outcome> history;
+    std::map<Uuid, std::string> errors; // of the last attempt
     std::map<Uuid, int> launches;
     std::map<int64_t, std::string> urls;
     std::set<Uuid> locked; // by some session
@@ -168,6 +172,7 @@ class Model {
     void record() {
         for (size_t i = 0; i < box->result_count(); i++) {
             AttemptResult result = box->result(i);
+            errors[result.uuid] = std::string(result.error.view());
             if (locked.count(result.uuid) > 0) {
                 box->postpone(i, wall() + 1000);
                 postponements++;

@@ -77,6 +77,25 @@ TEST_F(OutboxTest, FailuresAreRetriedUntilTheyAreGivenUp) {
               20);
 }
 
+TEST_F(OutboxTest, WhatCannotBeSignedFailsAndHoldsUpNobody) {
+    model.subscribe(1, url("/200"), 0.0, 3, "whsec_not base64");
+    model.subscribe(2, url("/200"), 0.0, 3, "good");
+    Xid xid = model.begin();
+    Uuid bad{};
+    for (int i = 0; i < 20; i++) {
+        bad = model.insert(xid, 1);
+        model.insert(xid, 2);
+    }
+    model.commit(xid);
+    ASSERT_TRUE(model.until([&] { return model.empty(); }));
+    EXPECT_EQ(model.history[bad], core::Outcome::failed);
+    EXPECT_EQ(model.errors[bad], "the request could not be signed: the secret, or OpenSSL's HMAC");
+    EXPECT_EQ(std::count_if(model.history.begin(), model.history.end(),
+                            [](const auto &entry) { return entry.second == core::Outcome::delivered; }),
+              20);
+    EXPECT_EQ(model.launches[bad], 3);
+}
+
 TEST_F(OutboxTest, ReadsThatFailAreReadAgain) {
     model.subscribe(1, url("/200"));
     Xid xid = model.begin();
