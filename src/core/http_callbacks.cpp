@@ -151,7 +151,9 @@ curl_socket_t on_open_socket(void *user, curlsocktype, curl_sockaddr *address) n
         return CURL_SOCKET_BAD;
     transfer.dialled = true;
     const int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
-    transfer.socket_error = fd < 0 ? errno : 0;
+    // What concerns this address only, such as a family that the kernel does not have, is no shortage.
+    const bool shortage = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
+    transfer.socket_error = fd < 0 && shortage ? errno : 0;
     if (fd < 0)
         return CURL_SOCKET_BAD;
     if (!transfer.engine->sockets().opened(fd, transfer.generation)) {

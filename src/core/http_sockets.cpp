@@ -95,9 +95,8 @@ size_t SocketSet::wait(std::array<Ready, batch> &ready, bool *full) noexcept {
         }
         const Slot &slot = slots_[static_cast<size_t>(fd)];
         if (slot.wanted == 0 && events == EPOLLOUT) {
-            watch(
-                fd,
-                EPOLLIN); // it was waited for in order to write, which it may at any time: that says nothing
+            // It was waited for in order to write, which it may at any time: that says nothing.
+            watch(fd, EPOLLIN);
             continue;
         }
         if (slot.wanted == 0) {

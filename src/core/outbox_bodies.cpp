@@ -26,16 +26,13 @@ bool Outbox::Impl::ask_body(Item *item) {
 // What the shell took away with wanted_body() and did not bring, since its transaction failed.
 void Outbox::Impl::ask_bodies_again() noexcept {
     bodies_wanted.clear();
+    for (auto &entry : items)
+        entry.second->body_asked = false;
     try {
-        for (auto &entry : items) {
-            Item &item = *entry.second;
-            if (!item.body_asked || item.subscription == nullptr)
-                continue;
-            item.body_asked = false;
-            make_ready(item.subscription);
-        }
+        for (auto &entry : subscriptions)
+            make_ready(entry.second.get());
     } catch (const std::bad_alloc &) {
-        // It is made ready when something is read for it.
+        // They are made ready when something is read for them.
     }
 }
 

@@ -80,6 +80,22 @@ bool Outbox::has_unsent_to_check() const noexcept {
     return !impl_->recheck.empty();
 }
 
+// What is more than can be looked at is read again.
+void Outbox::Impl::trim(Subscription *subscription, size_t most) noexcept {
+    if (subscription->queue.size() <= most)
+        return;
+    for (; subscription->queue.size() > most; subscription->queue.pop_back()) {
+        remember_crashes(*subscription->queue.back());
+        forget(subscription->queue.back());
+    }
+    reset_reading(subscription);
+    try {
+        make_hungry(subscription);
+    } catch (const std::bad_alloc &) {
+        // `unread` is set: the next safety scan finds it.
+    }
+}
+
 size_t Outbox::unsent(Uuid *uuids, size_t capacity, int *attempts) noexcept {
     const Guard guard(impl_->mutex);
     Impl &box = *impl_;
@@ -94,9 +110,11 @@ size_t Outbox::unsent(Uuid *uuids, size_t capacity, int *attempts) noexcept {
     while (!box.recheck.empty()) {
         Subscription *subscription = *box.recheck.begin();
         auto is_its = [subscription](const Item *item) { return item->subscription == subscription; };
-        auto suspects = std::count_if(box.suspect_queue.begin(), box.suspect_queue.end(), is_its);
-        if (count > 0 && count + subscription->queue.size() + static_cast<size_t>(suspects) > capacity)
+        auto suspects =
+            static_cast<size_t>(std::count_if(box.suspect_queue.begin(), box.suspect_queue.end(), is_its));
+        if (count > 0 && count + subscription->queue.size() + suspects > capacity)
             break;
+        box.trim(subscription, capacity - std::min(capacity, suspects));
         box.recheck.erase(box.recheck.begin());
         std::for_each(subscription->queue.begin(), subscription->queue.end(), add);
         for (const Item *item : box.suspect_queue)

@@ -254,6 +254,7 @@ struct Outbox::Impl {
     void set_timer(Subscription *subscription, WallMicros when);
     void arm(Subscription *subscription, WallMicros now);
     void fire_timers(WallMicros now);
+    void mark_dirty(const std::vector<Subscription *> &bucket);
 
     // outbox_reading.cpp
     Item *make_item(Subscription *subscription, const DeliveryRow &row);
@@ -265,6 +266,7 @@ struct Outbox::Impl {
 
     // outbox_corrections.cpp
     void retry_written(Subscription *subscription, WallMicros due) noexcept;
+    void trim(Subscription *subscription, size_t most) noexcept;
 
     // outbox_sending.cpp
     void make_ready(Subscription *subscription, bool first = false);
@@ -279,7 +281,6 @@ struct Outbox::Impl {
     Launch fail_unsent(Item *item, const char *why, Micros now, WallMicros wall);
     void leave_to_other(Item *item, WallMicros wall);
     void start_suspect(Micros now, WallMicros wall);
-    void end_trial(Item *item) noexcept;
     bool start_one(Standing standing, Micros now, WallMicros wall);
 
     // outbox_bodies.cpp
@@ -301,6 +302,7 @@ struct Outbox::Impl {
     bool clock_was_put_back(Micros now, WallMicros wall) noexcept;
     void land(Item *item) noexcept;
     void acquit(const Item &item) noexcept;
+    void end_trial(Item *item) noexcept;
 
     // outbox_token.cpp
     void set_token_source(Subscription *subscription, const TokenFields &fields);

@@ -17,6 +17,8 @@ constexpr Micros suspect_delay = 1000 * 1000;
 // rows locked, by an open unsubscribe() for instance, stops that subscription only.
 constexpr size_t unrecorded_limit = 4096;
 constexpr int unrecorded_of_one = 16;
+// After an attempt that could not even be made.
+constexpr WallMicros unsent_pause = 1000 * 1000;
 // What somebody else is sending is looked at again after this.
 constexpr WallMicros claimed_again = 100 * 1000;
 
@@ -126,6 +128,7 @@ Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, Wall
 }
 
 // An attempt that fails before there is a request: for what would fail again at once, and hold up the others.
+// One a pause, so that a backlog neither takes the others' turns nor is used up before somebody looks.
 Launch Outbox::Impl::fail_unsent(Item *item, const char *why, Micros now, WallMicros wall) {
     Launch result = take_off(item, nullptr, now, wall);
     if (result != Launch::sent)
@@ -134,6 +137,7 @@ Launch Outbox::Impl::fail_unsent(Item *item, const char *why, Micros now, WallMi
     failed.failure = Failure::internal;
     failed.error = slice(why);
     item->attempts++;
+    item->subscription->paused_until = std::max(item->subscription->paused_until, wall + unsent_pause);
     try {
         conclude(item, failed, now, wall);
     } catch (const std::bad_alloc &) {

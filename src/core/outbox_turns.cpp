@@ -78,17 +78,21 @@ void Outbox::Impl::fire_timers(WallMicros now) {
     }
 }
 
+void Outbox::Impl::mark_dirty(const std::vector<Subscription *> &bucket) {
+    for (Subscription *subscription : bucket) {
+        subscription->unread = true;
+        if (subscription->reread_at != never)
+            reset_reading(subscription);
+        make_hungry(subscription);
+        if (!subscription->queue.empty())
+            recheck.insert(subscription);
+    }
+}
+
 void Outbox::mark_bucket_dirty(int bucket) noexcept {
     const Guard guard(impl_->mutex);
     try {
-        for (Subscription *subscription : impl_->buckets[static_cast<size_t>(bucket)]) {
-            subscription->unread = true;
-            if (subscription->reread_at != never)
-                impl_->reset_reading(subscription);
-            impl_->make_hungry(subscription);
-            if (!subscription->queue.empty())
-                impl_->recheck.insert(subscription);
-        }
+        impl_->mark_dirty(impl_->buckets[static_cast<size_t>(bucket)]);
         for (const Item *item : impl_->suspect_queue)
             if (item->subscription->bucket == bucket)
                 impl_->recheck.insert(item->subscription);
@@ -99,8 +103,14 @@ void Outbox::mark_bucket_dirty(int bucket) noexcept {
 
 void Outbox::mark_all_dirty() noexcept {
     const Guard guard(impl_->mutex);
-    for (int bucket = 0; bucket < bucket_count; bucket++)
-        mark_bucket_dirty(bucket);
+    try {
+        for (const auto &bucket : impl_->buckets)
+            impl_->mark_dirty(bucket);
+        for (const Item *item : impl_->suspect_queue)
+            impl_->recheck.insert(item->subscription);
+    } catch (const std::bad_alloc &) {
+        // As above.
+    }
 }
 
 bool Outbox::wants_read(WallMicros now) noexcept {

@@ -55,17 +55,18 @@ struct Loop {
     int64 statistics_at;
     int64 try_again_at; // after an ERROR
     int64 backoff;
-    bool backing_off; // in this turn: an ERROR came, or try_again_at is still to come
-    uint32 recalls;   // as counted before the marks were taken
-    int told_error;   // SQLSTATE already said
-    bool finishing;   // nothing new is started any more
+    bool backing_off;                 // in this turn: an ERROR came, or try_again_at is still to come
+    uint32 recalls;                   // as counted before the marks were taken
+    int told_error;                   // SQLSTATE already said
+    void (*failed)(DeliveryWorker *); // what failed last, and has not gone well since
+    bool finishing;                   // nothing new is started any more
 };
 Loop loop;
 
 // ---- Transactions
 // -------------------------------------------------------------------------------------------------------
 
-// Says an error once, until another one comes or things go well again.
+// Says an error once, until another one comes or what failed goes well again.
 void say_error(DeliveryWorker *worker, ErrorData *error) {
     if (loop.told_error == error->sqlerrcode)
         return;
@@ -79,8 +80,9 @@ void say_error(DeliveryWorker *worker, ErrorData *error) {
                     error->hint != nullptr ? error->hint : ""));
 }
 
-void record_work(DeliveryWorker *worker) {
-    record_results(worker);
+void rest(int64 time) {
+    loop.try_again_at = monotonic_micros() + time;
+    loop.backing_off = true;
 }
 
 // One transaction. False: it failed and is to be tried again at loop.try_again_at. Leaves the process when
@@ -110,9 +112,9 @@ bool in_transaction(DeliveryWorker *worker, void (*work)(DeliveryWorker *)) {
         // What was loaded in it may have been undone.
         worker->reload_wanted = true;
         worker->owners_changed = worker->owners_changed || worker->owners_refreshed;
+        loop.failed = work;
         loop.backoff = Min(Max(loop.backoff * 2, first_backoff), last_backoff);
-        loop.try_again_at = monotonic_micros() + loop.backoff;
-        loop.backing_off = true;
+        rest(loop.backoff);
     }
     PG_END_TRY();
     MemoryContextSwitchTo(context);
@@ -123,13 +125,20 @@ bool in_transaction(DeliveryWorker *worker, void (*work)(DeliveryWorker *)) {
     }
     if (ok) {
         worker->owners_refreshed = false;
-        // What can be read while nothing can be written makes nothing well again.
-        if (work == record_work || worker->box->result_count() == 0) {
-            loop.backoff = 0;
+        // Only by itself: what can be read while nothing can be written, say, makes nothing well again.
+        if (work == loop.failed) {
+            loop.failed = nullptr;
             loop.told_error = 0;
+            loop.backoff = 0;
+            loop.try_again_at = 0;
+            loop.backing_off = false;
         }
     }
     return ok;
+}
+
+void record_work(DeliveryWorker *worker) {
+    record_results(worker);
 }
 
 void record(DeliveryWorker *worker, int64 now) {
@@ -145,8 +154,10 @@ void load_work(DeliveryWorker *worker) {
     bool was_held = worker->held;
     worker->reload_wanted = false; // first: roles may change while it loads
     worker->load_failed = !load_subscriptions(worker);
-    if (worker->load_failed)
+    if (worker->load_failed) {
         worker->reload_wanted = true;
+        rest(first_backoff);
+    }
     if (worker->self->shard != 0 || worker->held || !setting_enabled || !(worker->announce_jobs || was_held))
         return;
     jobs_announce();
@@ -234,6 +245,8 @@ void work_on_tables(DeliveryWorker *worker, int64 now) {
     bool results_due = results >= record_batch() || (results > 0 && now - loop.results_since >= record_delay);
     if (results_due || (worker->box->has_changed_states() && now >= loop.states_at))
         record(worker, now);
+    if (loop.backing_off)
+        return;
     if (now >= loop.scan_at) {
         loop.scan_at = now + (int64)setting_safety_scan_interval * 1000000;
         worker->box->mark_all_dirty();
@@ -291,7 +304,7 @@ long time_to_wait(DeliveryWorker *worker, int64 now) {
     if (worker->box->has_changed_states())
         until = sooner(until, loop.states_at);
     if (loop.backing_off)
-        until = Max(until == loop.scan_at ? loop.try_again_at : until, loop.try_again_at);
+        until = loop.try_again_at; // until then nothing else is done
     if (loop.finishing)
         until = Min(until, now + finish_interval);
     // The latch that announced marks may have been reset within a transaction.

@@ -98,7 +98,7 @@ void open_sender() {
             core::Outbox::create(engine, sender_limits(), process_random(), recorder, sender_user_agent());
         if (sender.box == nullptr)
             out_of_memory();
-    } else if (!sender.box->configure(engine_settings()))
+    } else if (!sender.box->engine()->configure(engine_settings())) // at once, for what is started next
         out_of_memory();
     sender.box->set_limits(sender_limits());
     if (sender.events != nullptr)

@@ -78,14 +78,12 @@ TEST_F(OutboxTest, FailuresAreRetriedUntilTheyAreGivenUp) {
 }
 
 TEST_F(OutboxTest, WhatCannotBeSignedFailsAndHoldsUpNobody) {
-    model.subscribe(1, url("/200"), 0.0, 3, "whsec_not base64");
+    model.subscribe(1, url("/200"), 0.0, 2, "whsec_not base64");
     model.subscribe(2, url("/200"), 0.0, 3, "good");
     Xid xid = model.begin();
-    Uuid bad{};
-    for (int i = 0; i < 20; i++) {
-        bad = model.insert(xid, 1);
+    Uuid bad = model.insert(xid, 1);
+    for (int i = 0; i < 20; i++)
         model.insert(xid, 2);
-    }
     model.commit(xid);
     ASSERT_TRUE(model.until([&] { return model.empty(); }));
     EXPECT_EQ(model.history[bad], core::Outcome::failed);
@@ -93,7 +91,7 @@ TEST_F(OutboxTest, WhatCannotBeSignedFailsAndHoldsUpNobody) {
     EXPECT_EQ(std::count_if(model.history.begin(), model.history.end(),
                             [](const auto &entry) { return entry.second == core::Outcome::delivered; }),
               20);
-    EXPECT_EQ(model.launches[bad], 3);
+    EXPECT_EQ(model.launches[bad], 2);
 }
 
 TEST_F(OutboxTest, ReadsThatFailAreReadAgain) {

@@ -5,11 +5,13 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
+use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
 use Whisperer::Node;
 use Whisperer::Receiver;
+use Whisperer::Session;
 
 my $node = Whisperer::Node->started('main');
 my $receiver = Whisperer::Receiver->new;
@@ -196,6 +198,26 @@ for my $case (['pg_cancel_backend', qr/57014/], ['pg_terminate_backend', qr/57P0
 }
 is(sql(q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'stuck'}), 0, 'nothing of it stays');
 $receiver->release('/stuck');
+
+# ---- A session that has sent before sends the next one by the settings of now.
+subscribe('settings', '/settings');
+my $sender = Whisperer::Session->new($node, 'settings');
+my $send = q{SELECT cardinality(whisperer.deliver_event('{}', 'settings', _async => false))};
+is($sender->run($send), '1', 'a session sends');
+$receiver->await('/settings', 1);
+my $allowed = sql('SHOW whisperer.allowed_networks');
+sql(q{ALTER SYSTEM SET whisperer.allowed_networks = ''});
+sql('SELECT pg_reload_conf()');
+my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+1 while $sender->run('SHOW whisperer.allowed_networks') ne '' && time() < $end;
+$sender->run($send);
+is($receiver->count(path => '/settings'), 1, 'not to where it may no longer go');
+like(sql(q{SELECT error FROM whisperer.webhook_events WHERE event_type = 'settings' AND state = 'pending'}), qr/not allowed/, 'which it says');
+sql("ALTER SYSTEM SET whisperer.allowed_networks = '$allowed'");
+sql('SELECT pg_reload_conf()');
+$sender->quit;
+sql(q{SELECT whisperer.retry(uuid) FROM whisperer.pending WHERE event_type = 'settings'});
+$receiver->await('/settings', 2);
 
 # ---- Refusals.
 is((sqlstate(q{SET whisperer.enabled = off; SELECT whisperer.deliver_event('{}', 'ok', _async => false)}))[0], '55000',

@@ -1,5 +1,5 @@
-# A worker whose first transaction fails tries again after a moment, longer each time: neither at once nor at the next safety scan,
-# which is an hour away.
+# A worker whose transactions fail, the first or another, tries again after a moment, longer each time: neither at once nor at the
+# next safety scan, which is an hour away.
 use strict;
 use warnings;
 
@@ -33,5 +33,18 @@ $receiver->await('/in', $before + 1, timeout => 40);
 pass('it goes on by itself when the table is back');
 my $said = () = $node->log_since($log) =~ /could not work on its tables/g;
 is($said, 1, 'and said it once');
+
+# The same of reading, while subscriptions can be loaded all the time.
+$log = $node->log_position;
+$others = sql($failures);
+sql('ALTER TABLE whisperer.event RENAME TO elsewhere');
+$node->wait_for_log(qr/whisperer could not work on its tables in database "postgres": relation "whisperer.event"/, $log);
+$node->poll_until('postgres', "SELECT ($failures) >= $others + 4");
+$said = () = $node->log_since($log) =~ /could not work on its tables/g;
+is($said, 1, 'what it cannot read is said once, though it can read something else');
+$before = $receiver->count(path => '/in');
+sql('ALTER TABLE whisperer.elsewhere RENAME TO event');
+$receiver->await('/in', $before + 1, timeout => 40);
+pass('and it goes on');
 $node->stop;
 done_testing();
