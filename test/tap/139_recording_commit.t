@@ -50,12 +50,9 @@ sub crash
 	return $strike;
 }
 
-for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
+sub round_of
 {
-	# All of them, in another order each time.
-	@queue = map { $_->[1] } sort { $a->[0] <=> $b->[0] } map { [ rand(), $_ ] } @cases unless @queue;
-	my ($point, $whom) = @{ shift @queue };
-	my $name = "round $round, $whom killed $point";
+	my ($point, $whom, $name) = @_;
 	# It ends with the server's connections.
 	$ledger->start(seconds => 60, rate => 500, prepared => 1);
 	$ledger->random_moment(0.5);
@@ -72,6 +69,27 @@ for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 	$times{"$whom $point"}++;
 	$again{$point} += $ledger->{again};
 	$ledger->turn_page;
+	return;
+}
+
+for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
+{
+	# All of them, in another order each time.
+	@queue = map { $_->[1] } sort { $a->[0] <=> $b->[0] } map { [ rand(), $_ ] } @cases unless @queue;
+	my ($point, $whom) = @{ shift @queue };
+	round_of($point, $whom, "round $round, $whom killed $point");
+}
+
+# A commit may have been one that saves what is known of receivers, or recorded only what is tried again: there must be one at each
+# place that recorded results.
+for my $point (grep { defined $durable{$_} && exists $again{$_} } sort keys %durable)
+{
+	my $found = $durable{$point} ? \%kept : \%again;
+	for my $more (1 .. 10)
+	{
+		last if $found->{$point};
+		round_of($point, 'worker', "once more ($more), worker killed $point");
+	}
 }
 note "$rows rows, two deliveries each";
 note join ', ', map { "$_: $times{$_}" } sort keys %times;
