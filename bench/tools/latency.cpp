@@ -16,11 +16,15 @@
 #include <libpq-fe.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <poll.h>
 #include <random>
+#include <string>
+#include <thread>
 #include <unistd.h>
 
 namespace {
@@ -74,11 +78,26 @@ double percentile(std::vector<double> values, double share) {
     return values[static_cast<size_t>(std::lround(share * last))];
 }
 
+// Until the thread is asleep, in the poll() that it was on its way to.
+void await_sleep(const std::atomic<pid_t> &thread) {
+    const double end = now() + patience;
+    while (now() < end) {
+        std::ifstream stat("/proc/self/task/" + std::to_string(thread.load()) + "/stat");
+        std::string text;
+        if (std::getline(stat, text) && text.compare(text.rfind(')') + 2, 1, "S") == 0)
+            return;
+        std::this_thread::yield();
+    }
+    die("the listening thread does not wait");
+}
+
 // Sends a notification from one session and waits for it in another, which blocks in poll() meanwhile.
 double notify_once(PGconn *session, PGconn *listener, size_t n, const std::string &before) {
     double arrived = 0;
     std::string got;
+    std::atomic<pid_t> thread{0};
     std::thread waiting([&] {
+        thread = gettid();
         const double end = now() + patience;
         while (arrived == 0 && now() < end) {
             pollfd fd{PQsocket(listener), POLLIN, 0};
@@ -92,7 +111,7 @@ double notify_once(PGconn *session, PGconn *listener, size_t n, const std::strin
             }
         }
     });
-    usleep(500); // the thread is in poll()
+    await_sleep(thread);
     const double begin = commit(session, before + "NOTIFY bench, '" + std::to_string(n) + "'");
     waiting.join();
     if (arrived == 0 || got != std::to_string(n))

@@ -246,7 +246,7 @@ void work_on_tables(DeliveryWorker *worker, int64 now) {
     if (results_due || (worker->box->has_changed_states() && now >= loop.states_at))
         record(worker, now);
     if (loop.backing_off)
-        return;
+        return; // that failed, or there is no memory for the subscriptions
     if (now >= loop.scan_at) {
         loop.scan_at = now + (int64)setting_safety_scan_interval * 1000000;
         worker->box->mark_all_dirty();

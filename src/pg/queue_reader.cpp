@@ -276,16 +276,15 @@ void drop_cancelled(DeliveryWorker *worker) {
     if (count == 0)
         return;
     Datum *values = (Datum *)palloc(sizeof(Datum) * count);
-    for (size_t i = 0; i < count; i++)
-        values[i] = uuid_datum(&unsent[i]);
     Datum *made = (Datum *)palloc(sizeof(Datum) * count);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
+        values[i] = uuid_datum(&unsent[i]);
         made[i] = Int32GetDatum(attempts[i]);
+    }
     Datum arguments[2] = {array_of(values, nullptr, count, UUIDOID), array_of(made, nullptr, count, INT4OID)};
     uint64 rows = internal_execute(&cancelled_statement, arguments);
-    for (uint64 i = 0; i < rows; i++) {
+    for (uint64 i = 0; i < rows; i++)
         worker->box->drop_unsent(spi_uuid(i, 1));
-    }
 }
 
 } // namespace whisperer::pg

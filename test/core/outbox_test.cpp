@@ -94,6 +94,29 @@ TEST_F(OutboxTest, WhatCannotBeSignedFailsAndHoldsUpNobody) {
     EXPECT_EQ(model.launches[bad], 2);
 }
 
+TEST_F(OutboxTest, WhatIsMoreThanCanBeLookedAtIsReadAgain) {
+    model.subscribe(1, url("/200"));
+    Xid first = model.begin();
+    model.insert(first, 1);
+    model.commit(first);
+    ASSERT_TRUE(
+        model.until([&] { return model.empty(); })); // known to be good, so that there is reading ahead
+    model.box->allow_sending(false);
+    Xid xid = model.begin();
+    for (int i = 0; i < 29; i++)
+        model.insert(xid, 1);
+    model.commit(xid);
+    ASSERT_TRUE(model.until([&] { return model.box->deliveries() >= 2; }));
+    model.box->mark_bucket_dirty(1);
+    Uuid uuid{};
+    EXPECT_EQ(model.box->unsent(&uuid, 1), 1u);
+    EXPECT_FALSE(model.box->has_unsent_to_check());
+    EXPECT_EQ(model.box->deliveries(), 1u) << "nothing is left that was not looked at";
+    model.box->allow_sending(true);
+    ASSERT_TRUE(model.until([&] { return model.empty(); }));
+    EXPECT_EQ(model.history.size(), 30u);
+}
+
 TEST_F(OutboxTest, ReadsThatFailAreReadAgain) {
     model.subscribe(1, url("/200"));
     Xid xid = model.begin();
