@@ -61,6 +61,7 @@ void make_worker(DeliveryWorker *worker) {
                        worker->self->database_name));
     worker->journal =
         journal_open(MyDatabaseId, worker->self->shard, worker->self->shards, &suspects, &suspect_count);
+    sender_make_room();
     core::HttpEngine *engine = core::HttpEngine::create(sender_engine_settings(), monotonic_micros());
     if (engine == nullptr)
         out_of_memory("its HTTP engine");

@@ -31,7 +31,7 @@ namespace {
 
 // Results are recorded when they take half of the worker's slots, or after this time, whichever is first.
 size_t record_batch() {
-    return (size_t)Max(setting_max_in_flight / 2, 1);
+    return (size_t)Max(sender_max_in_flight() / 2, 1);
 }
 constexpr int64 record_delay = 10 * 1000;
 // What was learnt of receivers is saved this often.
@@ -194,6 +194,7 @@ void start_work(DeliveryWorker *worker) {
 void take_settings(DeliveryWorker *worker) {
     if (!worker_reload_settings())
         return;
+    sender_make_room();
     if (!worker->box->configure(sender_engine_settings()))
         ereport(LOG, errcode(ERRCODE_OUT_OF_MEMORY), errmsg("whisperer could not take over changed settings"),
                 errhint("Reload the configuration again when there is memory."));

@@ -3,6 +3,8 @@
 #include "pg/sender.hpp"
 #include "pg/settings.hpp"
 
+#include <sys/resource.h>
+
 namespace whisperer::pg {
 
 namespace {
@@ -11,16 +13,60 @@ core::Slice setting_text(const char *value) {
     return core::Slice{value, value == nullptr ? 0 : strlen(value)};
 }
 
+// Of the files that this process may open: PostgreSQL's own (which closes some of them when there are no
+// more), name look-ups', the engine's.
+constexpr rlim_t other_files = 200;
+// A name with IPv4 and IPv6 addresses is tried at two at once (RFC 8305).
+constexpr rlim_t sockets_of_request = 2;
+
+// How many files this process may have open. Unknown is no limit.
+rlimit open_files() {
+    rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0)
+        files = {RLIM_INFINITY, RLIM_INFINITY};
+    return files;
+}
+
 } // namespace
 
 core::EngineSettings sender_engine_settings() {
     return core::EngineSettings{&setting_allowed_networks(), setting_text(setting_ca_file),
-                                setting_text(setting_proxy), (size_t)setting_max_in_flight};
+                                setting_text(setting_proxy), (size_t)sender_max_in_flight()};
 }
 
 core::OutboxLimits sender_limits() {
-    return core::OutboxLimits{setting_max_in_flight, setting_max_in_flight_per_subscription,
+    return core::OutboxLimits{sender_max_in_flight(), setting_max_in_flight_per_subscription,
                               (size_t)setting_max_response_size};
+}
+
+int sender_max_in_flight() {
+    rlim_t files = open_files().rlim_cur;
+    rlim_t sockets = files > other_files ? files - other_files : 0;
+    return (int)Max(Min((rlim_t)setting_max_in_flight, sockets / sockets_of_request), 1);
+}
+
+void sender_make_room() {
+    // Those of idle connections, which are kept open, and those of requests.
+    rlim_t needed = other_files + (sockets_of_request + 1) * (rlim_t)setting_max_in_flight;
+    rlimit files = open_files();
+    if (files.rlim_cur < needed && files.rlim_cur < files.rlim_max) {
+        rlimit more = {Min(needed, files.rlim_max), files.rlim_max};
+        if (setrlimit(RLIMIT_NOFILE, &more) == 0)
+            files = more;
+    }
+    static int told; // whisperer.max_in_flight as it was then
+    if (sender_max_in_flight() == setting_max_in_flight)
+        told = 0;
+    else if (told != setting_max_in_flight) {
+        told = setting_max_in_flight;
+        ereport(WARNING, errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+                errmsg("a delivery worker of whisperer can have only %d requests under way at once, not %d",
+                       sender_max_in_flight(), setting_max_in_flight),
+                errdetail("The operating system lets it open no more than %llu files.",
+                          (unsigned long long)files.rlim_cur),
+                errhint("Raise the server's limit of open files (LimitNOFILE of its service, or ulimit -n) "
+                        "and restart it, or decrease whisperer.max_in_flight."));
+    }
 }
 
 core::Slice sender_user_agent() {

@@ -10,6 +10,15 @@ namespace whisperer::pg {
 core::EngineSettings sender_engine_settings();
 core::OutboxLimits sender_limits();
 
+// whisperer.max_in_flight, or fewer where this process may not open that many sockets: a request without a
+// file descriptor is an attempt that failed, and the receiver is not to blame.
+int sender_max_in_flight();
+
+// Lets this process open as many files as whisperer.max_in_flight takes, as far as the operating system's
+// hard limit goes; says in the log when that is not enough. For the delivery workers: a user's session keeps
+// the limit that its server was given.
+void sender_make_room();
+
 // "whisperer/<version> (PostgreSQL <major>)", static.
 core::Slice sender_user_agent();
 

@@ -191,7 +191,7 @@ void drive() {
         CHECK_FOR_INTERRUPTS();
         box->step(monotonic_micros(), wall_clock());
         size_t results = box->result_count();
-        if (results > 0 && (box->in_flight() == 0 || 2 * results >= (size_t)setting_max_in_flight))
+        if (results > 0 && (box->in_flight() == 0 || 2 * results >= (size_t)sender_max_in_flight()))
             record();
     }
 }
