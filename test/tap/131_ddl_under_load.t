@@ -24,7 +24,7 @@ sub create_ledger
 
 # --- the extension goes and comes again; rows raise events while it is there
 my $ledger = create_ledger('shop');
-for my $round (1 .. Whisperer::Ledger::repetitions(3, 60))
+for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 {
 	$ledger->start(seconds => 2, prepared => 1);
 	$ledger->random_moment(0.7);
@@ -48,7 +48,7 @@ for my $round (1 .. Whisperer::Ledger::repetitions(3, 60))
 }
 
 # --- a name changes (nobody may be connected: the load is over, its deliveries are not)
-for my $round (1 .. Whisperer::Ledger::repetitions(2, 40))
+for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 {
 	$ledger->start(seconds => 1, rate => 400);
 	$ledger->finish;
@@ -61,7 +61,7 @@ for my $round (1 .. Whisperer::Ledger::repetitions(2, 40))
 
 # --- a database goes while its deliveries are under way; another's do not notice
 my $kept = create_ledger('kept');
-for my $round (1 .. Whisperer::Ledger::repetitions(2, 40))
+for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 {
 	my $force = $round % 2 ? '' : ' WITH (FORCE)';
 	my $dropped = create_ledger('dropped');
@@ -100,19 +100,22 @@ my %later = (enabled => 'off', max_databases => 65, proxy => 'http://127.0.0.1:9
 my @settings = split /\n/, $node->safe_psql('postgres', q{
 	SELECT substr(name, 11) FROM pg_settings WHERE name LIKE 'whisperer.%' ORDER BY name});
 is("@settings", join(' ', sort keys %other, keys %later), 'every setting is tried');
-for my $setting (sort keys %other)
+for my $round (1 .. Whisperer::Ledger::repetitions(2, 40))
 {
-	my $value = $kept->sql("SELECT quote_literal('$other{$setting}')");
-	$kept->start(rate => 100);
-	for my $change ("SET whisperer.$setting = $value", "RESET whisperer.$setting")
+	for my $setting (sort keys %other)
 	{
-		$kept->random_moment(0.2);
-		# A new set of workers gives what is in flight its time to end: no disruption.
-		$node->safe_psql('postgres', $_) for "ALTER SYSTEM $change", 'SELECT pg_reload_conf()';
+		my $value = $kept->sql("SELECT quote_literal('$other{$setting}')");
+		$kept->start(rate => 100);
+		for my $change ("SET whisperer.$setting = $value", "RESET whisperer.$setting")
+		{
+			$kept->random_moment(0.2);
+			# A new set of workers gives what is in flight its time to end: no disruption.
+			$node->safe_psql('postgres', $_) for "ALTER SYSTEM $change", 'SELECT pg_reload_conf()';
+		}
+		$kept->finish;
+		$kept->judge("round $round, $setting changed and changed back");
+		$kept->turn_page;
 	}
-	$kept->finish;
-	$kept->judge("$setting changed and changed back");
-	$kept->turn_page;
 }
 $kept->start(seconds => 1);
 $node->safe_psql('postgres', $_) for 'ALTER SYSTEM SET whisperer.enabled = off', 'SELECT pg_reload_conf()';

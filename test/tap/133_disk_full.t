@@ -81,7 +81,7 @@ cmp_ok($said, '<=', 5, 'it was not said again and again');
 $ledger->turn_page;
 
 # --- the same under load, at random moments
-for my $round (1 .. Whisperer::Ledger::repetitions(2, 50))
+for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 {
 	$ledger->start(seconds => 1, rate => 300);
 	$ledger->random_moment(0.5);

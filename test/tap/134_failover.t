@@ -37,7 +37,7 @@ sub wait_for_standby
 }
 
 my $number = 0;
-for my $round (1 .. Whisperer::Ledger::repetitions(1, 20))
+for my $round (1 .. Whisperer::Ledger::repetitions(10, 250))
 {
 	for my $how ('crash', 'fence')
 	{

@@ -41,7 +41,7 @@ $node->create_whisperer('postgres');
 my $ledger = Whisperer::Ledger->new($node, $receiver);
 my $far = '1 hour';
 
-for my $round (1 .. Whisperer::Ledger::repetitions(1, 20))
+for my $round (1 .. Whisperer::Ledger::repetitions(5, 125))
 {
 	my $before = 0;
 	for my $day (1, 0, -1, 0)
