@@ -266,6 +266,39 @@ bool others_wait(const OwnerQueue *queue) {
     return false;
 }
 
+// Trouble that is not a call's ends this process, but no call did: none counts as one that no process
+// survives.
+void give_back_and_leave(OwnerQueue *queue, const TakenJobs *taken, int from) {
+    MemoryContextSwitchTo(worker.loop);
+    ErrorData *trouble = CopyErrorData();
+    FlushErrorState();
+    worker_rollback(worker.self);
+    PG_TRY();
+    { give_back(queue, taken, from); }
+    PG_CATCH();
+    {
+        FlushErrorState(); // of the same trouble, most likely
+        worker_rollback(worker.self);
+    }
+    PG_END_TRY();
+    ReThrowError(trouble);
+}
+
+void do_jobs(OwnerQueue *queue, const TakenJobs *taken, int64 start, volatile int *done) {
+    PG_TRY();
+    {
+        while (*done < taken->count && !worker_must_stop(worker.self) &&
+               (*done == 0 || monotonic_micros() - start < turn_time)) {
+            if (!do_job(taken->jobs[*done], others_wait(queue)))
+                break;
+            (*done)++;
+        }
+    }
+    PG_CATCH();
+    { give_back_and_leave(queue, taken, *done); }
+    PG_END_TRY();
+}
+
 void take_turn(OwnerQueue *queue) {
     static TakenJobs taken;
     int64 start = monotonic_micros();
@@ -277,13 +310,8 @@ void take_turn(OwnerQueue *queue) {
                              "given up: no process that tried the call survived it, several times"});
         return;
     }
-    int done = 0;
-    while (done < taken.count && !worker_must_stop(worker.self) &&
-           (done == 0 || monotonic_micros() - start < turn_time)) {
-        if (!do_job(taken.jobs[done], others_wait(queue)))
-            break;
-        done++;
-    }
+    volatile int done = 0;
+    do_jobs(queue, &taken, start, &done);
     give_back(queue, &taken, done);
     bool quick = done == taken.count && monotonic_micros() - start < turn_time / 2;
     queue->batch = quick ? Min(queue->batch * 2, most_jobs_at_once) : Max(done / 2, 1);

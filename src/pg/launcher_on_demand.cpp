@@ -4,6 +4,10 @@
 #include "pg/launcher_parts.hpp"
 #include "pg/settings.hpp"
 
+extern "C" {
+#include "utils/timestamp.h"
+}
+
 namespace whisperer::pg {
 
 namespace {
@@ -14,6 +18,14 @@ constexpr int64 maintenance_every = 600 * second;
 // nothing to do. One more is wanted when a call takes long while others wait, so that no owner waits for
 // another's slow function.
 constexpr int most_job_workers[job_kinds] = {4, 2};
+// As long as a delivery worker waits between its tries: when the reason is gone both go on.
+constexpr int64 longest_job_wait = 30 * second;
+
+// By the wall clock: one that jumps makes this process start another one sooner or later, and no harm.
+bool ran_well(const SlotEnd &end) {
+    return TimestampDifferenceExceeds(end.began, GetCurrentTimestamp(),
+                                      static_cast<int>(healthy_micros / 1000));
+}
 
 } // namespace
 
@@ -59,13 +71,13 @@ void job_worker_ended(Entry *entry, const SlotEnd &end, int64 now) {
     JobKind kind = end.kind == WorkerKind::callback ? JobKind::callback : JobKind::countdown;
     int number = static_cast<int>(kind);
     DatabaseSlot *slot = roster_database_find(entry->database);
-    if (end.exit_code == 0 || end.overrun)
+    if (end.exit_code == 0 || end.overrun || ran_well(end))
         entry->job_failures[number] = 0;
     if (end.exit_code == 0 || slot == nullptr)
         return;
     if (!end.overrun)
         entry->job_failures[number]++;
-    entry->next_job_worker[number] = now + backoff_micros(entry->job_failures[number]);
+    entry->next_job_worker[number] = now + Min(backoff_micros(entry->job_failures[number]), longest_job_wait);
     pg_atomic_write_u32(&slot->workers_wanted[number], 1);
 }
 

@@ -76,7 +76,7 @@ void job_worker_ended(Entry *entry, const SlotEnd &end, int64 now);
 
 // Seconds to wait after that many failures in a row.
 int64 backoff_micros(int failures);
-// A worker set that ran so long is healthy: its failures are forgotten.
+// A worker set, or a process that does jobs, that ran so long is healthy: its failures are forgotten.
 constexpr int64 healthy_micros = INT64CONST(60) * 1000000;
 
 // Reads what an earlier launcher left: databases whose workers ran when the server crashed get one failure

@@ -3,40 +3,19 @@
 use strict;
 use warnings;
 
-use File::Spec;
-use FindBin;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
+use Whisperer::Clock;
 use Whisperer::Ledger;
 use Whisperer::Node;
 use Whisperer::Receiver;
 
-# The server's clock, and only the one that jumps: see test/clock/shifted_clock.c.
-my $directory = File::Spec->rel2abs(PostgreSQL::Test::Utils::tempdir());
-my ($library, $shift) = ("$directory/shifted_clock.so", "$directory/shift");
-system('cc', '-O2', '-shared', '-fPIC', '-o', $library, "$FindBin::RealBin/../clock/shifted_clock.c") == 0
-  or die "the clock cannot be built\n";
-
-sub set_clock
-{
-	my ($days) = @_;
-	# In place: it is mapped.
-	open(my $file, -e $shift ? '+<' : '>', $shift) or die "$shift: $!";
-	syswrite($file, pack('q', $days * 86400)) == 8 or die "$shift: $!";
-	close $file;
-	return;
-}
-
 my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->new('main');
 $node->init(settings => $Whisperer::Ledger::settings);
-set_clock(0);
-{
-	local $ENV{LD_PRELOAD} = $library;
-	local $ENV{SHIFTED_CLOCK} = $shift;
-	$node->start;
-}
+my $clock = Whisperer::Clock->new;
+$clock->preloaded(sub { $node->start });
 $node->create_whisperer('postgres');
 my $ledger = Whisperer::Ledger->new($node, $receiver);
 my $far = '1 hour';
@@ -49,7 +28,7 @@ for my $round (1 .. Whisperer::Ledger::repetitions(5, 125))
 		my $name = "round $round, from day $before to day $day";
 		$ledger->start(seconds => 2, prepared => 1);
 		$ledger->random_moment(1.5);
-		set_clock($day);
+		$clock->set($day);
 		$ledger->finish;
 		# What waits for a time that is far off now.
 		my $waits = "FROM whisperer.pending WHERE next_attempt_at > clock_timestamp() + interval '$far'";
@@ -67,7 +46,7 @@ for my $round (1 .. Whisperer::Ledger::repetitions(5, 125))
 }
 
 # A retry whose time is written: put back, the clock makes it wait until then, or for retry().
-set_clock(1);
+$clock->set(1);
 $receiver->answer('/retried', { status => 500 }, { status => 200 });
 $ledger->sql(qq{
 	SELECT whisperer.register_event_type('retried');
@@ -76,14 +55,14 @@ $ledger->sql(qq{
 	SELECT whisperer.deliver_event('{}', 'retried')});
 my $retried = q{FROM whisperer.webhook_events WHERE event_type = 'retried'};
 $node->poll_until('postgres', "SELECT retry_count $retried", '1');
-set_clock(0);
+$clock->set(0);
 is($ledger->sql("SELECT next_attempt_at > clock_timestamp() + interval '$far' $retried"), 't', 'its time is a day off now');
 $ledger->sql("SELECT whisperer.retry(uuid) $retried");
 $node->poll_until('postgres', "SELECT state $retried", 'delivered');
 pass('retry() sends it at once');
 
 # A result whose row is locked while the clock is put back is recorded as soon as the lock is gone.
-set_clock(1);
+$clock->set(1);
 $receiver->answer('/plain', { hang => 'request' });
 my $session = $node->background_psql('postgres');
 $ledger->sql(q{INSERT INTO ledger (note) VALUES ('locked')});
@@ -92,7 +71,7 @@ $session->query_safe($_) for 'BEGIN', "SELECT FROM whisperer.delivery WHERE uuid
 $receiver->release('/plain');
 $node->poll_until('postgres', q{SELECT in_flight FROM whisperer.workers WHERE kind = 'delivery'}, '0');
 $node->poll_until('postgres', q{SELECT count(*) FROM whisperer.pending WHERE target_url ~ 'flaky'}, '0');
-set_clock(0);
+$clock->set(0);
 $session->query_safe('ROLLBACK');
 $session->quit;
 $ledger->judge('locked while the clock was put back');
