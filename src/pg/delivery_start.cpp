@@ -92,11 +92,11 @@ void make_worker(DeliveryWorker *worker) {
     worker->refetch_states = true;
 }
 
-// Plans of ours are always by index: the tables' statistics may be of another hour, and a queue's are never
-// right.
+// Plans of ours are always by index, and in its order: the tables' statistics may be of another hour, and a
+// queue's are never right (see internal_read_in_order()).
 void pin_planner() {
-    static const char *const off[] = {"enable_seqscan", "enable_bitmapscan", "enable_hashjoin",
-                                      "enable_mergejoin", "enable_material"};
+    static const char *const off[] = {"enable_seqscan",   "enable_bitmapscan", "enable_hashjoin",
+                                      "enable_mergejoin", "enable_material",   "enable_sort"};
     for (const char *name : off)
         SetConfigOption(name, "off", PGC_USERSET, PGC_S_OVERRIDE);
     SetConfigOption("plan_cache_mode", "force_generic_plan", PGC_USERSET, PGC_S_OVERRIDE);

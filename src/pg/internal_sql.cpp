@@ -64,6 +64,10 @@ void internal_hide_values() {
         pin("auto_explain.log_min_duration", "-1");
 }
 
+void internal_read_in_order() {
+    pin("enable_sort", "off");
+}
+
 uint64 internal_execute(Statement *statement, Datum *arguments, const char *nulls, long limit) {
     int rc = SPI_execute_plan(prepared(statement), arguments, nulls, false, limit);
     if (rc < 0)

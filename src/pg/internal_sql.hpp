@@ -26,6 +26,11 @@ void internal_end(const InternalSql *state);
 // For what is to be in no log at all.
 void internal_hide_values();
 
+// From here to internal_end() what is read in an index's order is read by that index. A queue's statistics
+// are never right: when they say that few rows are there, another index and a sort look cheaper, and walk
+// over all the dead rows that an open transaction keeps from being removed.
+void internal_read_in_order();
+
 // One statement of ours, prepared once per process and kept. Declare it static at file or function scope:
 //   static Statement find = {"SELECT …", 2, {TEXTOID, INT8OID}, nullptr};
 struct Statement {

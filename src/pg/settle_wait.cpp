@@ -107,6 +107,7 @@ bool witness_waits(Wait *wait) {
 bool all_settled(Wait *wait) {
     InternalSql sql;
     internal_begin(&sql);
+    internal_read_in_order();
     if (!witness_waits(wait)) {
         Datum arguments[3] = {wait->at_call, PointerGetDatum(wait->visible),
                               TimestampTzGetDatum(wait->called)};
