@@ -143,6 +143,7 @@ bool Outbox::put_subscription(const SubscriptionFields &fields) noexcept {
             }
         }
         Subscription *subscription = place->second.get();
+        box.set_owner(subscription, fields.owner);
         subscription->url.assign(fields.url.view());
         subscription->header_slices.clear();
         subscription->header_lines.clear();
@@ -185,9 +186,11 @@ void Outbox::Impl::detach(Subscription *subscription) noexcept {
         if (entry.second->subscription == subscription)
             entry.second->subscription = nullptr;
     in_flight_by[static_cast<size_t>(subscription->effective())] -= subscription->in_flight;
+    leave_owner(subscription);
     for (auto &list : ready)
         erase_from(&list, subscription);
     erase_from(&hungry, subscription);
+    erase_from(&body_line, subscription);
     erase_from(&changed, subscription);
     if (subscription->timer != never)
         timers.erase({subscription->timer, subscription});

@@ -9,10 +9,12 @@
 //
 // Fairness. Each subscription has a window, the number of its requests that may be in flight: it starts with
 // one, doubles with each delivery up to its limit, and halves with each failure. And each has a standing:
-// good (its last attempt was answered with 2xx), unknown, or bad (its last attempt failed, or its requests
-// have been hanging for a second). The bad together may fill a quarter of the worker's slots, bad and unknown
-// three quarters: a slot for a good receiver is never taken by one that hangs. Within a standing,
-// subscriptions take turns, one delivery at a time.
+// good (its last attempt was answered with 2xx), unknown, failing (its last attempt failed, within a second),
+// or hanging (after more than a second, or its requests have made no progress for one). Those that hang may
+// fill a quarter of the worker's slots, those that fail another one, these and the unknown three quarters;
+// and each standing gets a few slots however busy the others are. Whoever begins to hang was good before: the
+// last eighth of the slots is for those with less in flight than there are slots left, subscriptions as well
+// as the roles that own them. Within a standing, subscriptions take turns, one delivery at a time.
 //
 // A monitor: its functions may be called from two threads, one of which sends (start, step, timeout_ms, and
 // the engine itself) while the other one reads, records and does everything else. With a single thread it is
@@ -42,7 +44,8 @@ constexpr WallMicros never = INT64_MAX;
 // A subscription as the table has it. Copied by put_subscription(). All text is UTF-8.
 struct SubscriptionFields {
     int64_t id;
-    int bucket; // of the dirty bits, 0 … bucket_count - 1
+    uint32_t owner; // a number for the role whose it is
+    int bucket;     // of the dirty bits, 0 … bucket_count - 1
     Slice url;
     const Slice *header_lines; // the user's: "Name: value"
     size_t header_count;

@@ -1,7 +1,8 @@
-// Inside of the outbox, shared by its files: outbox.cpp (subscriptions), outbox_states.cpp (what is known of
-// receivers), outbox_turns.cpp (who may read), outbox_reading.cpp, outbox_corrections.cpp (what the table
-// changes under it), outbox_bodies.cpp, outbox_sending.cpp, outbox_token.cpp, outbox_learning.cpp and
-// outbox_results.cpp. Members may throw std::bad_alloc; the public functions in those files catch it.
+// Inside of the outbox, shared by its files: outbox.cpp (subscriptions), outbox_owners.cpp (whose they are),
+// outbox_states.cpp (what is known of receivers), outbox_turns.cpp (who may read), outbox_reading.cpp,
+// outbox_corrections.cpp (what the table changes under it), outbox_bodies.cpp, outbox_sending.cpp,
+// outbox_token.cpp, outbox_learning.cpp and outbox_results.cpp. Members may throw std::bad_alloc; the public
+// functions in those files catch it.
 #pragma once
 
 #include "core/outbox.hpp"
@@ -21,6 +22,11 @@ namespace whisperer::core {
 
 constexpr double micros_per_second = 1e6;
 
+// Results whose rows are locked above which a subscription may have one; and how many it may have while there
+// are less than half as many.
+constexpr size_t unrecorded_limit = 4096;
+constexpr int unrecorded_of_one = 16;
+
 struct UuidHash {
     size_t operator()(const Uuid &uuid) const noexcept {
         uint64_t tail; // random in every version that is used
@@ -32,8 +38,8 @@ struct UuidHash {
 // Taken by every public function of the outbox. Recursive: some call others.
 using Guard = std::lock_guard<std::recursive_mutex>;
 
-enum class Standing : uint8_t { good, unknown, bad };
-constexpr size_t standings = 3;
+enum class Standing : uint8_t { good, unknown, failing, hanging };
+constexpr size_t standings = 4;
 
 struct Subscription;
 
@@ -84,9 +90,18 @@ struct Token {
     Micros obtained_at = 0;
 };
 
+// The role whose subscriptions these are: together they leave others slots, too.
+struct Owner {
+    int subscriptions = 0;
+    int in_flight = 0;
+    std::deque<Subscription *> waiting; // until something of this owner's has ended
+};
+
 struct Subscription {
     // As the table has it.
     int64_t id = 0;
+    uint32_t owner_id = 0;
+    Owner *owner = nullptr;
     int bucket = 0;
     std::string url;
     std::vector<std::string> header_lines;
@@ -141,12 +156,14 @@ struct Subscription {
     Micros state_given = INT64_MIN / 2;
 
     // Membership in the lists below.
-    bool in_ready[standings] = {false, false, false};
+    bool in_ready[standings] = {};
+    bool in_body_line = false;
+    bool awaits_owner = false;
     bool in_hungry = false;
     bool in_changed = false;
     WallMicros timer = never; // its key in `timers`
 
-    Standing effective() const noexcept { return stalled ? Standing::bad : standing; }
+    Standing effective() const noexcept { return stalled ? Standing::hanging : standing; }
 };
 
 // A planned reading of one subscription's new rows, and what came of it. Its ranges are consecutive reads.
@@ -199,6 +216,7 @@ struct Outbox::Impl {
     RequestBuilder builder;
 
     std::unordered_map<int64_t, std::unique_ptr<Subscription>> subscriptions;
+    std::unordered_map<uint32_t, Owner> owners; // that have subscriptions
     std::vector<std::vector<Subscription *>> buckets{static_cast<size_t>(bucket_count)};
     std::unordered_map<Uuid, std::unique_ptr<Item>, UuidHash> items;
     std::unordered_map<Uuid, CrashCount, UuidHash> crashed; // in flight at a crash, not yet read again
@@ -211,7 +229,7 @@ struct Outbox::Impl {
     std::string given_error;                     // of the state that was given last
     std::set<std::pair<WallMicros, Subscription *>> timers;
     std::unordered_set<Subscription *> flying; // with requests in flight
-    int in_flight_by[standings] = {0, 0, 0};
+    int in_flight_by[standings] = {};
     size_t queued_bytes = 0;
     Micros last_stall_check = INT64_MIN / 2;
     Micros first_start = INT64_MIN;
@@ -229,10 +247,12 @@ struct Outbox::Impl {
     std::deque<Adoption> adoptions;
     WallMicros adoptions_again = 0; // one of them was locked: not before this
     std::deque<Uuid> bodies_wanted;
+    std::deque<Subscription *> body_line;       // will ask for a body when one of those has come
     std::unordered_set<Subscription *> recheck; // dirty while deliveries of theirs were unsent
 
     std::vector<Item *> results;   // to be recorded
     std::vector<Item *> postponed; // their rows were locked; has room for all results too
+    size_t tried_again = 0;        // of the results: they were postponed before
 
     // outbox.cpp
     Subscription *find(int64_t id) noexcept;
@@ -243,6 +263,12 @@ struct Outbox::Impl {
     void remember_crashes(const Item &item) noexcept;
     void reset_reading(Subscription *subscription) noexcept;
     void deactivate(Subscription *subscription) noexcept;
+
+    // outbox_owners.cpp
+    void set_owner(Subscription *subscription, uint32_t id);
+    void leave_owner(Subscription *subscription) noexcept;
+    void await_owner(Subscription *subscription);
+    void wake_waiting(Owner *owner) noexcept;
 
     // outbox_states.cpp
     void note_state(Subscription *subscription, bool urgent);
@@ -271,8 +297,14 @@ struct Outbox::Impl {
     // outbox_sending.cpp
     void make_ready(Subscription *subscription, bool first = false);
     bool may_send(const Subscription &subscription, WallMicros wall) const noexcept;
+    bool may_have_unrecorded(const Subscription &subscription) const noexcept;
     int most_in_flight(const Subscription &subscription) const noexcept;
+    int slots_left() const noexcept;
+    int guaranteed(Standing standing) const noexcept;
+    int promised_beside(Standing standing) const noexcept;
     bool has_slot(Standing standing) const noexcept;
+    bool takes_too_many(int in_flight) const noexcept;
+    bool leaves_enough(Subscription *subscription);
     void set_standing(Subscription *subscription, Standing standing, bool stalled);
     Launch take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall); // null: nothing is sent
     void count_requests(int change) noexcept;
@@ -285,6 +317,8 @@ struct Outbox::Impl {
 
     // outbox_bodies.cpp
     bool ask_body(Item *item);
+    void await_body(Subscription *subscription);
+    void end_body_line();
     void ask_bodies_again() noexcept;
 
     // outbox_learning.cpp
@@ -297,6 +331,7 @@ struct Outbox::Impl {
 
     // outbox_results.cpp
     void add_result(Item *item);
+    void put_aside(Item *item) noexcept;
     void end_postponement(Subscription *subscription) noexcept;
     void wake_postponed(WallMicros now) noexcept;
     bool clock_was_put_back(Micros now, WallMicros wall) noexcept;

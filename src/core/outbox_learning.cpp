@@ -26,6 +26,8 @@ void Outbox::Impl::leave_flight(Item *item, Micros now) noexcept {
     in_flight_by[static_cast<size_t>(subscription->effective())]--;
     if (--subscription->in_flight == 0)
         flying.erase(subscription);
+    subscription->owner->in_flight--;
+    wake_waiting(subscription->owner);
 }
 
 // The attempt has ended so.
@@ -113,7 +115,8 @@ void Outbox::Impl::learn(Subscription *subscription, const Item &item, const Htt
             std::max(subscription->paused_until, wall + static_cast<WallMicros>(pause * micros_per_second));
     if (item.outcome == Outcome::gone)
         deactivate(subscription);
-    set_standing(subscription, delivered ? Standing::good : Standing::bad, false);
+    Standing failed = item.elapsed > stall_limit ? Standing::hanging : Standing::failing;
+    set_standing(subscription, delivered ? Standing::good : failed, false);
     if (changed)
         note_state(subscription, pause > 0 || item.outcome == Outcome::gone);
     arm(subscription, wall);

@@ -56,6 +56,7 @@ void Outbox::Impl::wake_postponed(WallMicros now) noexcept {
     for (auto place = due; place != postponed.end(); ++place) {
         (*place)->postponed_until = 0;
         results.push_back(*place);
+        tried_again++;
     }
     postponed.erase(due, postponed.end());
 }
@@ -84,21 +85,33 @@ void Outbox::Impl::end_postponement(Subscription *subscription) noexcept {
     }
 }
 
+void Outbox::Impl::put_aside(Item *item) noexcept {
+    if (item->subscription != nullptr && !item->was_postponed)
+        item->subscription->postponed++;
+    item->was_postponed = true;
+    end_trial(item); // or who holds its row would hold up the others
+    // Of so many the responses are too much to remember.
+    if (postponed.size() >= unrecorded_limit && !(item->response.empty() && item->headers.empty())) {
+        item->response_truncated = true;
+        item->response = item->headers = std::string();
+    }
+    postponed.push_back(item);
+}
+
 void Outbox::settle_results() noexcept {
     const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     size_t kept = 0;
+    box.tried_again = 0;
     for (size_t i = 0; i < box.results.size(); i++) {
         Item *item = box.results[i];
         if (!item->is_recorded) {
-            if (item->postponed_until > 0) {
-                if (item->subscription != nullptr && !item->was_postponed)
-                    item->subscription->postponed++;
-                item->was_postponed = true;
-                box.end_trial(item); // or who holds its row would hold up the others
-                box.postponed.push_back(item);
-            } else
+            if (item->postponed_until > 0)
+                box.put_aside(item);
+            else {
                 box.results[kept++] = item;
+                box.tried_again += item->was_postponed ? 1 : 0;
+            }
             continue;
         }
         Subscription *subscription = item->subscription;

@@ -12,11 +12,8 @@ namespace {
 constexpr int crash_limit = 3;
 // Suspects wait this long after the start, for the rest to be under way.
 constexpr Micros suspect_delay = 1000 * 1000;
-// Results whose rows are locked above which nothing new is sent: memory is bounded even if somebody locks the
-// table's rows. And those of one subscription, so that it does not come to that: whoever has thousands of its
-// rows locked, by an open unsubscribe() for instance, stops that subscription only.
-constexpr size_t unrecorded_limit = 4096;
-constexpr int unrecorded_of_one = 16;
+// Of fewer slots than this none are kept back.
+constexpr int fewest_divided = 32;
 // After an attempt that could not even be made.
 constexpr WallMicros unsent_pause = 1000 * 1000;
 // What somebody else is sending is looked at again after this.
@@ -42,8 +39,17 @@ void Outbox::Impl::make_ready(Subscription *subscription, bool first) {
 
 bool Outbox::Impl::may_send(const Subscription &subscription, WallMicros wall) const noexcept {
     return subscription.sendable && !subscription.queue.empty() &&
-           subscription.in_flight < subscription.window && subscription.postponed < unrecorded_of_one &&
+           subscription.in_flight < subscription.window && may_have_unrecorded(subscription) &&
            subscription.paused_until <= wall && !subscription.token.asking;
+}
+
+// Whoever has thousands of a subscription's rows locked, by an open unsubscribe() for instance, stops that
+// subscription only; and who has some of many locked, those. The more there are the fewer of one, so that
+// memory is bounded by the number of subscriptions.
+bool Outbox::Impl::may_have_unrecorded(const Subscription &subscription) const noexcept {
+    if (postponed.size() >= unrecorded_limit)
+        return subscription.postponed == 0 && subscription.in_flight == 0;
+    return subscription.postponed < (postponed.size() >= unrecorded_limit / 2 ? 1 : unrecorded_of_one);
 }
 
 // The subscription's own limit takes precedence over the setting for all; the worker's holds for both.
@@ -53,23 +59,75 @@ int Outbox::Impl::most_in_flight(const Subscription &subscription) const noexcep
     return std::max(1, std::min(own, limits.max_in_flight));
 }
 
+// In flight is what a crash would repeat: what is sent and not recorded yet. Results whose rows somebody has
+// locked do not count, or that somebody could stop all.
+int Outbox::Impl::slots_left() const noexcept {
+    return limits.max_in_flight - static_cast<int>(requests + results.size() - tried_again);
+}
+
+// So many slots nobody of another standing takes while somebody of this one waits.
+int Outbox::Impl::guaranteed(Standing standing) const noexcept {
+    switch (standing) {
+    case Standing::good:
+        break; // the others' limits leave it enough
+    case Standing::unknown:
+    case Standing::failing:
+        return limits.max_in_flight / 8;
+    case Standing::hanging:
+        return limits.max_in_flight / 16;
+    }
+    return 0;
+}
+
+int Outbox::Impl::promised_beside(Standing standing) const noexcept {
+    int promised = 0;
+    for (size_t i = 0; i < standings; i++)
+        if (i != static_cast<size_t>(standing) && !ready[i].empty())
+            promised += std::max(0, guaranteed(static_cast<Standing>(i)) - in_flight_by[i]);
+    return promised;
+}
+
 bool Outbox::Impl::has_slot(Standing standing) const noexcept {
-    // In flight is what a crash would repeat: what is sent and not recorded yet. Results whose rows somebody
-    // has locked do not count, or that somebody could stop all.
-    int total = static_cast<int>(requests + results.size());
     int max = limits.max_in_flight;
-    int bad = in_flight_by[static_cast<size_t>(Standing::bad)];
+    int left = slots_left();
+    if (left <= 0)
+        return false;
     int unknown = in_flight_by[static_cast<size_t>(Standing::unknown)];
-    if (total >= max || postponed.size() >= unrecorded_limit)
+    int failing = in_flight_by[static_cast<size_t>(Standing::failing)];
+    int hanging = in_flight_by[static_cast<size_t>(Standing::hanging)];
+    if (in_flight_by[static_cast<size_t>(standing)] < guaranteed(standing))
+        return true;
+    if (left <= promised_beside(standing))
         return false;
     switch (standing) {
     case Standing::good:
         return true;
     case Standing::unknown:
-        return bad + unknown < std::max(1, max * 3 / 4);
-    case Standing::bad:
-        return bad < std::max(1, max / 4);
+        return hanging + failing + unknown < std::max(1, max * 3 / 4);
+    case Standing::failing:
+        return failing < std::max(1, max / 4);
+    case Standing::hanging:
+        return hanging < std::max(1, max / 4);
     }
+    return false;
+}
+
+// Whoever was good until now may hang from now on, with all that it has in flight. So the last eighth of the
+// slots is for those that have less in flight than there are slots left. (What waits to be recorded hangs
+// nowhere.)
+bool Outbox::Impl::takes_too_many(int in_flight) const noexcept {
+    int max = limits.max_in_flight;
+    int left = max - static_cast<int>(requests);
+    return max >= fewest_divided && left <= max / 8 && in_flight > 0 && in_flight >= left;
+}
+
+// False: it has something in flight, and comes back when that has ended; or its owner has.
+bool Outbox::Impl::leaves_enough(Subscription *subscription) {
+    if (subscriptions.size() > 1 && takes_too_many(subscription->in_flight))
+        return false;
+    if (owners.size() < 2 || !takes_too_many(subscription->owner->in_flight))
+        return true;
+    await_owner(subscription);
     return false;
 }
 
@@ -123,6 +181,7 @@ Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, Wall
     item->custom_countdown = subscription->custom_countdown;
     if (subscription->in_flight++ == 0)
         subscription->last_progress = now;
+    subscription->owner->in_flight++;
     in_flight_by[static_cast<size_t>(subscription->effective())]++;
     return Launch::sent;
 }
@@ -243,14 +302,13 @@ bool Outbox::Impl::start_one(Standing standing, Micros now, WallMicros wall) {
             make_ready(subscription);
             continue;
         }
-        if (!may_send(*subscription, wall))
-            continue; // it comes back when a slot is freed, its pause ends, or something is read
+        if (!may_send(*subscription, wall) || !leaves_enough(subscription))
+            continue; // it comes back when a slot of its own is freed, its pause ends, or something is read
         Item *item = subscription->queue.front();
         if (item->body_missing) {
-            if (ask_body(item))
-                continue; // give_body() makes it ready again
-            make_ready(subscription, true);
-            return false; // in the next turn, which comes at once
+            if (!ask_body(item)) // else give_body() makes it ready again
+                await_body(subscription);
+            continue;
         }
         Launch result = launch(item, now, wall);
         if (result != Launch::failed)
@@ -278,7 +336,7 @@ void Outbox::start(Micros now, WallMicros wall) noexcept {
         }
         // One at a time under the lock: the other thread may come in between, and what it says holds for the
         // next.
-        for (Standing standing : {Standing::good, Standing::unknown, Standing::bad})
+        for (Standing standing : {Standing::good, Standing::unknown, Standing::failing, Standing::hanging})
             for (bool more = true; more;) {
                 const Guard guard(box.mutex);
                 more = box.sending && box.has_slot(standing) && box.start_one(standing, now, wall);

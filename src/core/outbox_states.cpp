@@ -33,7 +33,7 @@ void Outbox::set_receiver_state(const ReceiverState &state) noexcept {
     if (state.consecutive_failures > 0) {
         subscription->window = 1;
         impl_->in_flight_by[static_cast<size_t>(subscription->effective())] -= subscription->in_flight;
-        subscription->standing = Standing::bad;
+        subscription->standing = state.last_status == 0 ? Standing::hanging : Standing::failing;
         impl_->in_flight_by[static_cast<size_t>(subscription->effective())] += subscription->in_flight;
     }
     try {

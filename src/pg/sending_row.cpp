@@ -132,6 +132,7 @@ core::SubscriptionFields sending_fields(uint64 row) {
     bool is_null;
     core::SubscriptionFields fields = {};
     fields.id = sending_subscription(row);
+    fields.owner = DatumGetObjectId(spi_value(row, SENDING_OWNER_OID, &is_null));
     fields.bucket = (int)subscription_bit(fields.id);
     fields.url = datum_to_utf8(spi_value(row, SENDING_URL, &is_null));
     fields.header_lines =

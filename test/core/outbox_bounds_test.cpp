@@ -72,6 +72,33 @@ TEST_F(OutboxBounds, LockedRowsOfOneSubscriptionStopNoOther) {
         EXPECT_EQ(launch.second, 1);
 }
 
+// Somebody has some rows of each of many subscriptions locked. Those wait in the end, the others never do,
+// and what is remembered is bounded.
+TEST_F(OutboxBounds, LockedRowsOfManySubscriptionsStopNoOther) {
+    constexpr int64_t many = 400;
+    model.subscribe(1, url("/200"));
+    for (int64_t id = 2; id < 2 + many; id++)
+        model.subscribe(id, url("/200"));
+    Xid xid = model.begin();
+    for (int64_t id = 2; id < 2 + many; id++)
+        for (int i = 0; i < 20; i++)
+            model.locked.insert(model.insert(xid, id));
+    model.commit(xid);
+    size_t before;
+    do {
+        before = model.launches.size();
+        for (int i = 0; i < 20; i++)
+            model.turn();
+    } while (model.launches.size() != before);
+    EXPECT_LE(before, 4096u + many);
+    raise(1, 100);
+    ASSERT_TRUE(model.until([&] { return model.history.size() == 100; }));
+    model.locked.clear();
+    ASSERT_TRUE(model.until([&] { return model.empty(); }));
+    for (const auto &launch : model.launches)
+        EXPECT_EQ(launch.second, 1);
+}
+
 // Nothing is to be done for what may not be sent now: no timer, no body, no suspect makes the worker turn
 // round and round.
 TEST_F(OutboxBounds, WhatMayNotBeSentWaitsForNothing) {

@@ -52,6 +52,7 @@ class Model {
                    const char *secret = nullptr) {
         SubscriptionFields fields{};
         fields.id = id;
+        fields.owner = owner;
         fields.bucket = static_cast<int>(id % Outbox::bucket_count);
         fields.url = slice(url);
         fields.connect_timeout = fields.response_timeout = 60 * second;
@@ -125,6 +126,7 @@ class Model {
 
     bool empty() const { return table.empty(); }
 
+    uint32_t owner = 10; // of what is subscribed next
     WallMicros clock_shift = 0;
     std::unique_ptr<Outbox> box;
     std::map<Uuid, Row> table;
@@ -140,6 +142,7 @@ class Model {
     bool reads_fail = false;
     bool records = true;           // what has ended
     bool table_too_large = false;  // all bodies are loaded just before they are sent
+    bool bodies_wait = false;      // none is loaded
     Uuid body_gone{};              // a delivery that disappears before its body is loaded
     int alone = 0, most_alone = 0; // suspects in flight
     std::map<int, bool> flights;
@@ -252,7 +255,7 @@ class Model {
             box->adopted(adoption);
         }
         Uuid wanted;
-        while (box->wanted_body(&wanted)) {
+        while (!bodies_wait && box->wanted_body(&wanted)) {
             if (wanted == body_gone) {
                 table.erase(wanted);
                 box->body_gone(wanted);

@@ -359,51 +359,6 @@ TEST_F(OutboxTest, ASuspectWhoseRowIsLockedHoldsUpNoOther) {
     ASSERT_TRUE(model.until([&] { return model.empty(); }));
 }
 
-TEST_F(OutboxTest, HangingReceiversLeaveRoomForUnknownOnes) {
-    Server silent([](Peer &peer) { peer.hang(); });
-    for (int64_t id = 100; id < 140; id++)
-        model.subscribe(id, silent.url("127.0.0.1", "/hang"));
-    for (int64_t id = 1; id <= 10; id++)
-        model.subscribe(id, url("/200"));
-    Xid xid = model.begin();
-    for (int64_t id = 100; id < 140; id++)
-        for (int i = 0; i < 3; i++)
-            model.insert(xid, id);
-    for (int64_t id = 1; id <= 10; id++)
-        for (int i = 0; i < 50; i++)
-            model.insert(xid, id);
-    model.commit(xid);
-    ASSERT_TRUE(model.until([&] { return model.history.size() == 500; }));
-    EXPECT_LE(model.box->in_flight(), 40u);
-}
-
-// However many hang, those known to be good have slots that the others cannot take.
-TEST_F(OutboxTest, HangingReceiversTakeNothingFromGoodOnes) {
-    Server silent([](Peer &peer) { peer.hang(); });
-    for (int64_t id = 1; id <= 10; id++)
-        model.subscribe(id, url("/200"));
-    Xid xid = model.begin();
-    for (int64_t id = 1; id <= 10; id++)
-        model.insert(xid, id);
-    model.commit(xid);
-    ASSERT_TRUE(model.until([&] { return model.empty(); }));
-
-    for (int64_t id = 100; id < 400; id++)
-        model.subscribe(id, silent.url("127.0.0.1", "/hang"));
-    xid = model.begin();
-    for (int64_t id = 100; id < 400; id++)
-        model.insert(xid, id);
-    model.commit(xid);
-    ASSERT_TRUE(model.until([&] { return model.box->in_flight() == 48; })); // three quarters of 64
-    xid = model.begin();
-    for (int64_t id = 1; id <= 10; id++)
-        for (int i = 0; i < 50; i++)
-            model.insert(xid, id);
-    model.commit(xid);
-    ASSERT_TRUE(model.until([&] { return model.history.size() == 510; }));
-    EXPECT_EQ(model.box->in_flight(), 48u);
-}
-
 TEST_F(OutboxTest, WhatIsCancelledBeforeItIsSentIsNotSent) {
     Server silent([](Peer &peer) { peer.hang(); });
     model.subscribe(1, silent.url("127.0.0.1", "/hang"));
