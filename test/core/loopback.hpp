@@ -184,6 +184,19 @@ inline std::string response(int status, const std::string &body, const std::stri
            "\r\n" + headers + "\r\n" + body;
 }
 
+// Answers every request with its body.
+inline Server::Script answer_all() {
+    return [](Peer &peer) {
+        while (peer.read_request())
+            peer.send(response(200, peer.body));
+    };
+}
+
+// Every name has these addresses.
+inline LookupFunction fixed(std::vector<Address> addresses) {
+    return [addresses](const std::string &) { return LookupResult{addresses, "", false}; };
+}
+
 inline Address v4(uint8_t a, uint8_t b, uint8_t c, uint8_t d) {
     return {false, {a, b, c, d}};
 }

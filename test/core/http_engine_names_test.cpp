@@ -1,0 +1,188 @@
+// Names, and the way through a proxy.
+#include "core/http_engine.hpp"
+
+#include "loopback.hpp"
+
+#include <gtest/gtest.h>
+
+#include <clocale>
+#include <unistd.h>
+
+namespace whisperer::core::test {
+namespace {
+
+constexpr Micros second = 1000000;
+
+// ---- names
+
+TEST(HttpNames, AreLookedUpOnceForMany) {
+    Server server(answer_all());
+    auto lookups = std::make_shared<std::atomic<int>>(0);
+    Owner owner([lookups](const std::string &name) {
+        ++*lookups;
+        return name == "hook.example" ? LookupResult{{v4(127, 0, 0, 1)}, "", false}
+                                      : LookupResult{{}, "unexpected " + name, false};
+    });
+    for (uint64_t i = 0; i < 100; i++)
+        ASSERT_TRUE(owner.post(i, server.url("hook.example")));
+    ASSERT_TRUE(owner.until(owner.all(100)));
+    for (const Outcome &outcome : owner.done)
+        EXPECT_EQ(outcome.status, 200) << outcome.error;
+    EXPECT_EQ(*lookups, 1);
+}
+
+TEST(HttpNames, KeepTheirSpellings) {
+    Server server(answer_all());
+    Owner owner(fixed({v4(127, 0, 0, 1)}));
+    for (const char *host : {"HOOK.Example", "hook.example.", "localhost", "a_b.example"})
+        EXPECT_EQ(owner.ask(server.url(host)).status, 200) << host << ": " << owner.done[0].error;
+    for (const char *literal : {"127.1", "0x7f000001", "2130706433", "127.0.0.2"}) {
+        const Outcome outcome = owner.ask(server.url(literal));
+        // 127.0.0.2 is no address the server listens on; the others are spellings of one it does.
+        EXPECT_EQ(outcome.failure, std::string(literal) == "127.0.0.2" ? Failure::connect : Failure::none)
+            << literal << ": " << outcome.error;
+    }
+}
+
+TEST(HttpNames, InternationalizedOnesAreLookedUpInAscii) {
+    Server server(answer_all());
+    Owner owner([](const std::string &name) {
+        return name == "xn--bcher-kva.example" ? LookupResult{{v4(127, 0, 0, 1)}, "", false}
+                                               : LookupResult{{}, "unexpected " + name, false};
+    });
+    const std::string url = server.url("b\xc3\xbc"
+                                       "cher.example");
+    // libcurl takes the name as text of the locale.
+    ASSERT_NE(setlocale(LC_CTYPE, "C.UTF-8"), nullptr);
+    EXPECT_EQ(owner.ask(url).status, 200) << owner.done[0].error;
+    setlocale(LC_CTYPE, "C");
+    Owner other(fixed({v4(127, 0, 0, 1)}));
+    EXPECT_NE(other.ask(url).error.find("xn--"), std::string::npos) << other.done[0].error;
+}
+
+TEST(HttpNames, FailureNamesTheName) {
+    Owner owner([](const std::string &) { return LookupResult{{}, "Name or service not known", false}; });
+    const Outcome outcome = owner.ask("http://nobody.example/");
+    EXPECT_EQ(outcome.failure, Failure::name_lookup);
+    EXPECT_EQ(outcome.error, "name lookup of \"nobody.example\" failed: Name or service not known");
+}
+
+TEST(HttpNames, Ipv6OnlyWorks) {
+    Server server(answer_all(), true);
+    Owner owner(fixed({v6_loopback()}));
+    EXPECT_EQ(owner.ask(server.url("six.example")).status, 200) << owner.done[0].error;
+    EXPECT_EQ(owner.ask(server.url("[::1]")).status, 200) << owner.done[0].error;
+}
+
+TEST(HttpNames, OneWorkingAddressOfSeveralIsEnough) {
+    Server server(answer_all());
+    Owner owner(fixed({v6_loopback(), v4(127, 0, 0, 9), v4(127, 0, 0, 1)}));
+    EXPECT_EQ(owner.ask(server.url("several.example")).status, 200) << owner.done[0].error;
+}
+
+TEST(HttpNames, ASilentAddressIsLeftForTheNext) {
+    // A listener whose queue is full answers no further SYN.
+    const int silent = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(0x7f000002);
+    Server server(answer_all());
+    address.sin_port = htons(static_cast<uint16_t>(server.port()));
+    ASSERT_EQ(bind(silent, reinterpret_cast<sockaddr *>(&address), sizeof address), 0);
+    ASSERT_EQ(listen(silent, 0), 0);
+    std::vector<int> fillers;
+    for (int i = 0; i < 4; i++) {
+        fillers.push_back(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+        connect(fillers.back(), reinterpret_cast<sockaddr *>(&address), sizeof address);
+    }
+    Owner owner(fixed({v4(127, 0, 0, 2), v4(127, 0, 0, 1)}));
+    owner.connect_timeout = second;
+    EXPECT_EQ(owner.ask(server.url("silent.example")).status, 200) << owner.done[0].error;
+    // libcurl's versions wait from a fifth to a half of the time.
+    EXPECT_GT(owner.done[0].elapsed, second / 10);
+    EXPECT_EQ(owner.ask(server.url("silent.example")).status, 200);
+    for (int fd : fillers)
+        close(fd);
+    close(silent);
+}
+
+TEST(HttpNames, ANewAnswerIsDialled) {
+    Server server(answer_all());
+    auto address = std::make_shared<std::atomic<int>>(9);
+    Owner owner([address](const std::string &) {
+        return LookupResult{{v4(127, 0, 0, static_cast<uint8_t>(address->load()))}, "", false};
+    });
+    EXPECT_EQ(owner.ask(server.url("moving.example")).failure, Failure::connect);
+    *address = 1;
+    owner.ahead += 61 * second;
+    owner.ask(server.url("moving.example")); // served by the old answer, which it has refreshed
+    ASSERT_TRUE(owner.until([&] { return owner.ask(server.url("moving.example")).status == 200; }));
+}
+
+// ---- proxies
+
+TEST(HttpProxy, TunnelsToTheJudgedAddress) {
+    std::string connect;
+    std::string head;
+    Server proxy([&](Peer &peer) {
+        if (!peer.read_request())
+            return;
+        connect = peer.head;
+        peer.send("HTTP/1.1 200 Connection established\r\nX-Proxy: 1\r\n\r\n");
+        while (peer.read_request()) {
+            head = peer.head;
+            peer.send(response(200, "through"));
+        }
+    });
+    Owner owner([](const std::string &name) {
+        return name == "proxy.example" ? LookupResult{{v4(127, 0, 0, 1)}, "", false}
+                                       : LookupResult{{v4(10, 0, 0, 1), v4(203, 0, 114, 5)}, "", false};
+    });
+    owner.policy.allowed_count = 0; // the proxy's own address is not judged
+    const std::string url = proxy.url("proxy.example");
+    owner.settings.proxy = slice(url);
+    ASSERT_TRUE(owner.engine->configure(owner.settings));
+    for (int i = 0; i < 2; i++) {
+        const Outcome outcome = owner.ask("http://hook.example:8080/x");
+        EXPECT_EQ(outcome.status, 200) << outcome.error;
+        EXPECT_EQ(outcome.body, "through");
+        EXPECT_EQ(outcome.headers, "Content-Length: 7");
+    }
+    EXPECT_EQ(connect.find("CONNECT 203.0.114.5:8080 HTTP/1.1\r\n"), 0u) << connect;
+    EXPECT_EQ(connect.find("Content-Type"), std::string::npos) << connect;
+    EXPECT_EQ(head.find("POST /x HTTP/1.1\r\nHost: hook.example:8080\r\n"), 0u) << head;
+    EXPECT_EQ(proxy.connections(), 1);
+
+    EXPECT_EQ(owner.ask("http://[2600::1]:81/").status, 200) << owner.done[0].error;
+    EXPECT_EQ(connect.find("CONNECT [2600::1]:81 HTTP/1.1\r\n"), 0u) << connect;
+    for (const char *inside : {"http://127.0.0.1:1/", "http://[::1]:1/", "http://10.1.1.1/"})
+        EXPECT_EQ(owner.ask(inside).failure, Failure::refused_by_policy) << inside;
+}
+
+TEST(HttpProxy, RefusalIsTheProxysFailure) {
+    Server proxy([](Peer &peer) {
+        peer.read_request();
+        peer.send(response(403, "no"));
+    });
+    Owner owner(fixed({v4(203, 0, 114, 5)}));
+    const std::string url = proxy.url();
+    owner.settings.proxy = slice(url);
+    ASSERT_TRUE(owner.engine->configure(owner.settings));
+    const Outcome outcome = owner.ask("https://hook.example/");
+    EXPECT_EQ(outcome.failure, Failure::proxy);
+    EXPECT_EQ(outcome.status, 0);
+    EXPECT_NE(outcome.error.find("403"), std::string::npos) << outcome.error;
+}
+
+TEST(HttpProxy, EnvironmentIsIgnored) { // parity row 42
+    Server server(answer_all());
+    setenv("http_proxy", "http://127.0.0.1:1", 1);
+    setenv("all_proxy", "http://127.0.0.1:1", 1);
+    Owner owner;
+    EXPECT_EQ(owner.ask(server.url()).status, 200) << owner.done[0].error;
+    unsetenv("http_proxy");
+    unsetenv("all_proxy");
+}
+
+} // namespace
+} // namespace whisperer::core::test
