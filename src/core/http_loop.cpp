@@ -100,6 +100,8 @@ bool Engine::expired() const noexcept {
     return !deadlines_.empty() && deadlines_.top()->wake <= engine_time(now_);
 }
 
+// Each turn ends a transfer, or puts off when it is looked at: redial() to its deadline at the latest, and
+// launch() to a time that is to come.
 void Engine::expire() noexcept {
     while (expired()) {
         Transfer &transfer = *deadlines_.top();

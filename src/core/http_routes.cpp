@@ -176,6 +176,10 @@ void Engine::launch(Transfer &transfer) {
 // next.
 void Engine::redial(Transfer &transfer) noexcept {
     detach(transfer);
+    // Whatever comes of it: it may have to wait for its name again, whose answer has become too old.
+    transfer.phase = Phase::lookup;
+    transfer.wake = transfer.deadline;
+    deadlines_.moved(&transfer);
     try {
         Pin &pin = *transfer.pin;
         if (pin.version == transfer.dial_version) // and not yet put last by another request

@@ -80,30 +80,101 @@ TEST(HttpNames, OneWorkingAddressOfSeveralIsEnough) {
     EXPECT_EQ(owner.ask(server.url("several.example")).status, 200) << owner.done[0].error;
 }
 
-TEST(HttpNames, ASilentAddressIsLeftForTheNext) {
-    // A listener whose queue is full answers no further SYN.
-    const int silent = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(0x7f000002);
-    Server server(answer_all());
-    address.sin_port = htons(static_cast<uint16_t>(server.port()));
-    ASSERT_EQ(bind(silent, reinterpret_cast<sockaddr *>(&address), sizeof address), 0);
-    ASSERT_EQ(listen(silent, 0), 0);
-    std::vector<int> fillers;
-    for (int i = 0; i < 4; i++) {
-        fillers.push_back(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-        connect(fillers.back(), reinterpret_cast<sockaddr *>(&address), sizeof address);
+// 127.0.0.2 at a server's port: a listener whose queue is full answers no further SYN.
+class SilentAddress {
+  public:
+    explicit SilentAddress(int port) {
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(0x7f000002);
+        address.sin_port = htons(static_cast<uint16_t>(port));
+        fds_.push_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        EXPECT_EQ(bind(fds_[0], reinterpret_cast<sockaddr *>(&address), sizeof address), 0);
+        EXPECT_EQ(listen(fds_[0], 0), 0);
+        for (int i = 0; i < 4; i++) {
+            fds_.push_back(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+            connect(fds_.back(), reinterpret_cast<sockaddr *>(&address), sizeof address);
+        }
     }
+    ~SilentAddress() {
+        for (int fd : fds_)
+            close(fd);
+    }
+
+  private:
+    std::vector<int> fds_;
+};
+
+TEST(HttpNames, ASilentAddressIsLeftForTheNext) {
+    Server server(answer_all());
+    const SilentAddress silent(server.port());
     Owner owner(fixed({v4(127, 0, 0, 2), v4(127, 0, 0, 1)}));
     owner.connect_timeout = second;
     EXPECT_EQ(owner.ask(server.url("silent.example")).status, 200) << owner.done[0].error;
     // libcurl's versions wait from a fifth to a half of the time.
     EXPECT_GT(owner.done[0].elapsed, second / 10);
     EXPECT_EQ(owner.ask(server.url("silent.example")).status, 200);
-    for (int fd : fillers)
-        close(fd);
-    close(silent);
+}
+
+// The first answer to a name is too old when the next address is to be dialled; further look-ups wait in the
+// gate.
+struct OldAnswer {
+    std::shared_ptr<Gate> gate = std::make_shared<Gate>();
+    Server server{answer_all()};
+    SilentAddress silent{server.port()};
+    Owner owner;
+
+    explicit OldAnswer(const LookupResult &second_answer) {
+        const auto lookups = std::make_shared<std::atomic<int>>(0);
+        const auto lookup = [gate = gate, lookups, second_answer](const std::string &) {
+            if (++*lookups == 1)
+                return LookupResult{{v4(127, 0, 0, 2), v4(127, 0, 0, 1)}, "", false};
+            gate->pass();
+            return second_answer;
+        };
+        Resolver::Limits limits;
+        limits.fresh = limits.stale = limits.negative = 0;
+        owner.engine.reset(
+            HttpEngine::create(owner.settings, std::make_unique<Resolver>(lookup, limits), owner.now()));
+        owner.connect_timeout = 2 * second;
+    }
+    ~OldAnswer() { gate->open(); }
+
+    // Comes back when the name is being looked up again, beside which others are served.
+    void ask_again() {
+        ASSERT_TRUE(owner.post(1, server.url("old.example")));
+        alarm(60); // the engine may never come back
+        ASSERT_TRUE(owner.until([&] { return gate->entered == 1; }));
+        alarm(0);
+        ASSERT_TRUE(owner.post(2, server.url()));
+        ASSERT_TRUE(owner.until(owner.all(1)));
+        EXPECT_EQ(owner.done[0].tag, 2u);
+        EXPECT_EQ(owner.done[0].status, 200) << owner.done[0].error;
+    }
+};
+
+TEST(HttpNames, AnAnswerMayBecomeTooOldBetweenTwoAddresses) {
+    OldAnswer old({{v4(127, 0, 0, 2), v4(127, 0, 0, 1)}, "", false});
+    ASSERT_NO_FATAL_FAILURE(old.ask_again());
+    old.gate->open();
+    ASSERT_TRUE(old.owner.until(old.owner.all(2)));
+    EXPECT_EQ(old.owner.done[1].status, 200) << old.owner.done[1].error;
+}
+
+TEST(HttpNames, ANameMayBeGoneBetweenTwoAddresses) {
+    OldAnswer old({{}, "unknown", false});
+    ASSERT_NO_FATAL_FAILURE(old.ask_again());
+    old.gate->open();
+    ASSERT_TRUE(old.owner.until(old.owner.all(2)));
+    EXPECT_EQ(old.owner.done[1].failure, Failure::name_lookup) << old.owner.done[1].error;
+}
+
+TEST(HttpNames, ANameServerMayBeGoneBetweenTwoAddresses) {
+    OldAnswer old({{}, "no answer", true});
+    ASSERT_NO_FATAL_FAILURE(old.ask_again());
+    ASSERT_TRUE(old.owner.leap_until(old.owner.all(2)));
+    EXPECT_EQ(old.owner.done[1].failure, Failure::connect_timeout);
+    EXPECT_EQ(old.owner.done[1].error, "name lookup of \"old.example\" did not end within 2 s");
 }
 
 TEST(HttpNames, ANewAnswerIsDialled) {
