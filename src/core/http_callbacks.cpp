@@ -3,8 +3,6 @@
 #include "core/http_engine_impl.hpp"
 
 #include <cerrno>
-#include <cstring>
-#include <netinet/in.h>
 #include <new>
 #include <string_view>
 #include <strings.h>
@@ -73,20 +71,6 @@ bool take_header(Transfer &transfer, std::string_view line) {
         keep_header(transfer, line);
     }
     return true;
-}
-
-bool read_sockaddr(const sockaddr *from, Address *to) noexcept {
-    *to = Address{};
-    if (from->sa_family == AF_INET) {
-        std::memcpy(to->bytes.data(), &reinterpret_cast<const sockaddr_in *>(from)->sin_addr, 4);
-        return true;
-    }
-    if (from->sa_family == AF_INET6) {
-        to->v6 = true;
-        std::memcpy(to->bytes.data(), &reinterpret_cast<const sockaddr_in6 *>(from)->sin6_addr, 16);
-        return true;
-    }
-    return false;
 }
 
 bool may_use(Transfer &transfer, const Address &address) noexcept {
@@ -168,13 +152,15 @@ int on_close_socket(void *user, curl_socket_t fd) noexcept {
     return close(fd);
 }
 
-int on_ready(void *user, char *remote, char *, int, int) noexcept {
+int on_ready(void *user, char *remote, char *, int, int local_port) noexcept {
     Transfer &transfer = *static_cast<Transfer *>(user);
     note_pin(transfer);
-    Address address;
-    if (transfer.generation->proxy.empty() &&
-        (!parse_address(remote, &address) || !may_use(transfer, address)))
+    SocketSet::Since &since = transfer.begun;
+    const bool known = parse_address(remote, &since.remote);
+    if (transfer.generation->proxy.empty() && (!known || !may_use(transfer, since.remote)))
         return CURL_PREREQFUNC_ABORT;
+    since.local_port = known ? static_cast<uint16_t>(local_port) : 0;
+    since.look = transfer.engine->sockets().looks();
     transfer.engine->begin_response(transfer);
     return CURL_PREREQFUNC_OK;
 }

@@ -110,7 +110,13 @@ void Engine::expire() noexcept {
             continue;
         }
         judge_timeout(transfer, now_);
+        const bool unanswered = transfer.phase == Phase::response && transfer.status == 0;
         finish(transfer, transfer.failure);
+        // With HTTP/2 that has ended the stream only, and the next request would be sent over the same
+        // connection, though there may be nobody at its other end. If others wait for it, their time would
+        // come, too.
+        if (unanswered && transfer.target.https)
+            sockets_.shut_down_silent(transfer.generation, transfer.begun);
     }
 }
 

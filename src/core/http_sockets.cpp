@@ -1,12 +1,51 @@
 #include "core/http_sockets.hpp"
 
 #include <cerrno>
+#include <cstring>
+#include <netinet/in.h>
 #include <new>
 #include <stdexcept>
 #include <sys/socket.h>
 #include <unistd.h>
 
 namespace whisperer::core {
+
+namespace {
+
+uint16_t local_port_of(int fd) noexcept {
+    sockaddr_in6 address{}; // large enough for both
+    socklen_t size = sizeof address;
+    if (getsockname(fd, reinterpret_cast<sockaddr *>(&address), &size) != 0)
+        return 0;
+    // The port is at the same place in both.
+    const bool inet = address.sin6_family == AF_INET || address.sin6_family == AF_INET6;
+    return inet ? ntohs(address.sin6_port) : 0; // which is where sin_port is
+}
+
+bool leads_to(int fd, const Address &remote) noexcept {
+    sockaddr_storage address{};
+    socklen_t size = sizeof address;
+    auto *general = reinterpret_cast<sockaddr *>(&address);
+    Address found;
+    return getpeername(fd, general, &size) == 0 && read_sockaddr(general, &found) &&
+           found.v6 == remote.v6 && found.bytes == remote.bytes;
+}
+
+} // namespace
+
+bool read_sockaddr(const sockaddr *from, Address *to) noexcept {
+    *to = Address{};
+    if (from->sa_family == AF_INET) {
+        std::memcpy(to->bytes.data(), &reinterpret_cast<const sockaddr_in *>(from)->sin_addr, 4);
+        return true;
+    }
+    if (from->sa_family == AF_INET6) {
+        to->v6 = true;
+        std::memcpy(to->bytes.data(), &reinterpret_cast<const sockaddr_in6 *>(from)->sin6_addr, 16);
+        return true;
+    }
+    return false;
+}
 
 SocketSet::SocketSet(int wake_fd) : epoll_(epoll_create1(EPOLL_CLOEXEC)), wake_fd_(wake_fd) {
     if (epoll_ < 0)
@@ -82,6 +121,7 @@ size_t SocketSet::wait(std::array<Ready, batch> &ready, bool *full) noexcept {
             if (slots_[fd].wanted != slots_[fd].registered && slots_[fd].wanted != 0)
                 apply(static_cast<int>(fd));
     }
+    looks_++;
     // The only errors are EINTR and programming errors; after the former the next step() sees it.
     const int count = epoll_wait(epoll_, events_.data(), batch, 0);
     *full = count == batch;
@@ -93,7 +133,9 @@ size_t SocketSet::wait(std::array<Ready, batch> &ready, bool *full) noexcept {
             ready[filled++] = {fd, nullptr, events};
             continue;
         }
-        const Slot &slot = slots_[static_cast<size_t>(fd)];
+        Slot &slot = slots_[static_cast<size_t>(fd)];
+        if (events != EPOLLOUT)
+            slot.heard = looks_;
         if (slot.wanted == 0 && events == EPOLLOUT) {
             // It was waited for in order to write, which it may at any time: that says nothing.
             watch(fd, EPOLLIN);
@@ -111,6 +153,22 @@ size_t SocketSet::wait(std::array<Ready, batch> &ready, bool *full) noexcept {
         ready[filled++] = {fd, slots_[static_cast<size_t>(fd)].owner, events};
     }
     return filled;
+}
+
+void SocketSet::shut_down_silent(const void *owner, const Since &since) noexcept {
+    if (since.local_port == 0)
+        return;
+    for (size_t index = 0; index < slots_.size(); index++) {
+        Slot &slot = slots_[index];
+        const int fd = static_cast<int>(index);
+        if (slot.owner != owner || slot.heard > since.look)
+            continue;
+        if (slot.local_port == 0)
+            slot.local_port = local_port_of(fd);
+        // Two connections to different addresses may have one port.
+        if (slot.local_port == since.local_port && leads_to(fd, since.remote))
+            shutdown(fd, SHUT_RDWR); // ENOTCONN: it was reset
+    }
 }
 
 void SocketSet::shut_down_idle(const void *owner) noexcept {

@@ -1,18 +1,29 @@
 // The epoll descriptor behind HttpEngine::wait_fd(), and what is known of each socket in it.
 #pragma once
 
-#include "core/no_postgres.hpp"
+#include "core/address_policy.hpp"
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <vector>
 
 namespace whisperer::core {
 
+// False: it is of no family that is dialled.
+bool read_sockaddr(const sockaddr *from, Address *to) noexcept;
+
 class SocketSet {
   public:
+    // A connection as libcurl names it, and when something began on it, in looks().
+    struct Since {
+        uint16_t local_port = 0; // 0: not known
+        Address remote{};
+        uint64_t look = 0;
+    };
+
     static constexpr int batch = 256; // sockets reported by one wait()
 
     struct Ready {
@@ -49,6 +60,12 @@ class SocketSet {
     // them.
     void shut_down_idle(const void *owner) noexcept;
 
+    // Ends a connection that has said nothing since.
+    void shut_down_silent(const void *owner, const Since &since) noexcept;
+
+    // How often wait() has looked.
+    uint64_t looks() const noexcept { return looks_; }
+
     // True when the kernel refused a registration (out of memory, too many watches); wait() tries again.
     bool troubled() const noexcept { return troubled_; }
 
@@ -58,6 +75,8 @@ class SocketSet {
         uint32_t wanted = 0;
         uint32_t registered = 0; // 0: not in the epoll set
         bool may_speak = false;
+        uint16_t local_port = 0; // 0: not asked for yet
+        uint64_t heard = 0;      // the last look that found more than that it may be written to
     };
 
     void apply(int fd) noexcept;
@@ -66,6 +85,7 @@ class SocketSet {
     int epoll_;
     int wake_fd_;
     bool troubled_ = false;
+    uint64_t looks_ = 0;
     std::vector<Slot> slots_; // by descriptor
     std::array<epoll_event, batch> events_;
 };

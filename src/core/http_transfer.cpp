@@ -216,6 +216,7 @@ void Transfer::clear() noexcept {
     resolve_list.data = nullptr;
     connect_list.data = nullptr;
     dialled = refused = false;
+    begun = SocketSet::Since();
     socket_error = 0;
     block_ended = true;
     http1 = truncated = headers_too_large = bad_status_line = out_of_memory = false;

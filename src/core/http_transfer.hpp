@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/http_engine.hpp"
+#include "core/http_sockets.hpp"
 #include "core/resolver.hpp"
 #include "core/url.hpp"
 
@@ -102,7 +103,8 @@ struct Transfer {
     bool dialled = false; // an address was allowed and dialled
     bool refused = false; // and one was not
     Address refused_address{};
-    int socket_error = 0; // why this process could not make a socket
+    SocketSet::Since begun; // the request, on its connection
+    int socket_error = 0;   // why this process could not make a socket
 
     // The response.
     std::string headers;
