@@ -82,6 +82,11 @@ std::string ascii_host(const UrlParts &target, const std::string &url) {
     return ascii;
 }
 
+// The system's certificates, all in one file; null: it has none.
+const char *system_ca_file() noexcept {
+    return curl_version_info(CURLVERSION_NOW)->cainfo;
+}
+
 template <typename Value> bool set(CURL *easy, CURLoption option, Value value) noexcept {
     return curl_easy_setopt(easy, option, value) == CURLE_OK;
 }
@@ -150,8 +155,11 @@ bool Transfer::set_generation_options() {
     ok = ok && set(easy, CURLOPT_SSL_VERIFYPEER, 1L) && set(easy, CURLOPT_SSL_VERIFYHOST, 2L) &&
          set(easy, CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
     if (!generation->ca_file.empty())
-        ok = ok && set(easy, CURLOPT_CAINFO, generation->ca_file.c_str()) &&
-             set(easy, CURLOPT_CAPATH, static_cast<char *>(nullptr));
+        ok = ok && set(easy, CURLOPT_CAINFO, generation->ca_file.c_str());
+    // Libcurl (since 7.87) keeps what it has read of a file, but not when there is a directory, too: it then
+    // reads the file anew for each connection, which takes 20 ms.
+    if (!generation->ca_file.empty() || system_ca_file() != nullptr)
+        ok = ok && set(easy, CURLOPT_CAPATH, static_cast<char *>(nullptr));
     // "" and not null: null would let the environment decide. Headers are for the receiver, not for the
     // proxy.
     ok = ok && set(easy, CURLOPT_PROXY, generation->proxy.c_str()) && set(easy, CURLOPT_NOPROXY, "") &&

@@ -3,7 +3,10 @@
 
 #include "tls_server.hpp"
 
+#include <curl/curl.h>
 #include <gtest/gtest.h>
+
+#include <ctime>
 
 namespace whisperer::core::test {
 namespace {
@@ -14,6 +17,29 @@ TEST(HttpTls, RefusesACertificateNobodyVouchesFor) {
     const Outcome outcome = owner.ask(server.url("hook.example"));
     EXPECT_EQ(outcome.failure, Failure::tls);
     EXPECT_NE(outcome.error.find("certificate"), std::string::npos) << outcome.error;
+}
+
+// Reading all certificates of the system takes longer than everything else in a connection.
+TEST(HttpTls, ReadsTheSystemsCertificatesOnceForManyConnections) {
+    const curl_version_info_data *curl = curl_version_info(CURLVERSION_NOW);
+    if (curl->version_num < 0x075700)
+        GTEST_SKIP() << "libcurl keeps nothing before 7.87";
+    if (curl->cainfo == nullptr || access(curl->cainfo, R_OK) != 0)
+        GTEST_SKIP() << "there is no file of them";
+    TlsServer server;
+    const auto cost = [&](Owner &owner, int connections) {
+        timespec before{};
+        timespec after{};
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+        for (int i = 0; i < connections; i++)
+            EXPECT_EQ(owner.ask(server.url("hook.example")).failure, Failure::tls) << owner.done[0].error;
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+        return static_cast<double>(after.tv_sec - before.tv_sec) * 1e3 +
+               static_cast<double>(after.tv_nsec - before.tv_nsec) / 1e6;
+    };
+    Owner owner(fixed({v4(127, 0, 0, 1)}));
+    const double first = cost(owner, 1);
+    EXPECT_LT(cost(owner, 20), 10 * first);
 }
 
 TEST(HttpTls, TakesTheSettingsCaAndChecksTheName) {
