@@ -79,8 +79,9 @@ class HttpEngine {
     HttpEngine(const HttpEngine &) = delete;
     HttpEngine &operator=(const HttpEngine &) = delete;
 
-    // New settings hold for requests added from now on; idle connections made under the old ones are closed
-    // at once, busy ones when their request has ended. False: out of memory, old settings stay.
+    // New settings, and certificates that have changed in their file, hold for requests added from now on;
+    // idle connections made under the old ones are closed at once, busy ones when their request has ended.
+    // False: out of memory, old settings stay.
     bool configure(const EngineSettings &settings) noexcept;
 
     // Takes a request. False: out of memory, nothing was taken.

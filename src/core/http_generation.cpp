@@ -5,6 +5,8 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
+#include <string_view>
+#include <sys/stat.h>
 
 namespace whisperer::core {
 
@@ -20,7 +22,24 @@ bool same(const AddressPolicy &a, const AddressPolicy &b) noexcept {
                       });
 }
 
+// The file that these settings make libcurl read.
+FileVersion certificates(const std::string &ca_file) noexcept {
+    return FileVersion::of(ca_file.empty() ? system_ca_file() : ca_file.c_str());
+}
+
 } // namespace
+
+FileVersion FileVersion::of(const char *path) noexcept {
+    struct stat found {};
+    if (path == nullptr || stat(path, &found) != 0)
+        return {};
+    return {found.st_dev, found.st_ino, found.st_size, found.st_ctim.tv_sec, found.st_ctim.tv_nsec};
+}
+
+bool FileVersion::operator==(const FileVersion &other) const noexcept {
+    return device == other.device && inode == other.inode && size == other.size && seconds == other.seconds &&
+           nanoseconds == other.nanoseconds;
+}
 
 void Pin::write_entry() {
     entry = host + ':' + std::to_string(port) + ':';
@@ -68,6 +87,7 @@ std::unique_ptr<Generation> Engine::make_generation(const EngineSettings &settin
     if (settings.policy != nullptr)
         generation->policy = *settings.policy;
     generation->ca_file = settings.ca_file.view();
+    generation->certificates = certificates(generation->ca_file);
     generation->proxy = settings.proxy.view();
     generation->max_connections = settings.max_connections;
     if (!generation->proxy.empty() && !split_url(settings.proxy, &generation->proxy_parts))
@@ -80,6 +100,7 @@ std::unique_ptr<Generation> Engine::make_generation(const Generation &like) {
     auto generation = std::make_unique<Generation>();
     generation->policy = like.policy;
     generation->ca_file = like.ca_file;
+    generation->certificates = certificates(generation->ca_file);
     generation->proxy = like.proxy;
     generation->proxy_parts = like.proxy_parts;
     generation->max_connections = like.max_connections;
@@ -138,7 +159,8 @@ void Engine::configure(const EngineSettings &settings) {
     const AddressPolicy none{};
     if (same(settings.policy != nullptr ? *settings.policy : none, current.policy) &&
         settings.ca_file.view() == current.ca_file && settings.proxy.view() == current.proxy &&
-        settings.max_connections == current.max_connections)
+        settings.max_connections == current.max_connections &&
+        certificates(current.ca_file) == current.certificates)
         return;
     replace_generation(make_generation(settings));
 }

@@ -27,8 +27,8 @@ bool leads_to(int fd, const Address &remote) noexcept {
     socklen_t size = sizeof address;
     auto *general = reinterpret_cast<sockaddr *>(&address);
     Address found;
-    return getpeername(fd, general, &size) == 0 && read_sockaddr(general, &found) &&
-           found.v6 == remote.v6 && found.bytes == remote.bytes;
+    return getpeername(fd, general, &size) == 0 && read_sockaddr(general, &found) && found.v6 == remote.v6 &&
+           found.bytes == remote.bytes;
 }
 
 } // namespace

@@ -15,6 +15,9 @@ namespace whisperer::core {
 namespace {
 
 constexpr size_t kept_capacity = 64 << 10; // of a buffer between two requests
+#if LIBCURL_VERSION_NUM >= 0x075700
+constexpr long ca_file_kept = 60; // seconds until the certificates are read again for a new connection
+#endif
 
 // Those that frame the request or pick the receiver: libcurl writes them, and another value would let a
 // request's body be read as further requests.
@@ -82,16 +85,15 @@ std::string ascii_host(const UrlParts &target, const std::string &url) {
     return ascii;
 }
 
-// The system's certificates, all in one file; null: it has none.
-const char *system_ca_file() noexcept {
-    return curl_version_info(CURLVERSION_NOW)->cainfo;
-}
-
 template <typename Value> bool set(CURL *easy, CURLoption option, Value value) noexcept {
     return curl_easy_setopt(easy, option, value) == CURLE_OK;
 }
 
 } // namespace
+
+const char *system_ca_file() noexcept {
+    return curl_version_info(CURLVERSION_NOW)->cainfo;
+}
 
 Transfer::~Transfer() {
     if (easy != nullptr)
@@ -160,6 +162,10 @@ bool Transfer::set_generation_options() {
     // reads the file anew for each connection, which takes 20 ms.
     if (!generation->ca_file.empty() || system_ca_file() != nullptr)
         ok = ok && set(easy, CURLOPT_CAPATH, static_cast<char *>(nullptr));
+#if LIBCURL_VERSION_NUM >= 0x075700
+    // It would be kept for a day. Whoever cannot do this keeps nothing.
+    set(easy, CURLOPT_CA_CACHE_TIMEOUT, ca_file_kept);
+#endif
     // "" and not null: null would let the environment decide. Headers are for the receiver, not for the
     // proxy.
     ok = ok && set(easy, CURLOPT_PROXY, generation->proxy.c_str()) && set(easy, CURLOPT_NOPROXY, "") &&
@@ -182,11 +188,18 @@ bool Transfer::set_generation_options() {
 }
 
 bool Transfer::set_options() {
+    // A handle may keep TLS sessions, and one that is resumed vouches for a certificate that is not asked for
+    // again: no generation takes over another's.
+    if (easy != nullptr && made_for != generation->id) {
+        curl_easy_cleanup(easy);
+        easy = nullptr;
+    }
     if (easy == nullptr) {
         easy = curl_easy_init();
         if (easy == nullptr)
             return false;
         options_of = 0;
+        made_for = generation->id;
     }
     if (options_of != generation->id && !set_generation_options())
         return false;

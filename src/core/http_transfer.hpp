@@ -32,12 +32,28 @@ struct Pin {
     void demote_first(); // the first address did not answer: puts it last; throws std::bad_alloc
 };
 
+// The system's certificates, all in one file; null: it has none.
+const char *system_ca_file() noexcept;
+
+// What tells that a file is no longer the same; all zero: there is none.
+struct FileVersion {
+    uint64_t device = 0;
+    uint64_t inode = 0;
+    int64_t size = 0;
+    int64_t seconds = 0; // of its last change
+    int64_t nanoseconds = 0;
+
+    static FileVersion of(const char *path) noexcept; // null: none
+    bool operator==(const FileVersion &other) const noexcept;
+};
+
 // Everything made under one set of settings: connections are never shared between two.
 struct Generation {
     Engine *engine = nullptr;
     uint64_t id = 0;
     AddressPolicy policy{};
     std::string ca_file;
+    FileVersion certificates; // which those are that it believes
     std::string proxy;
     UrlParts proxy_parts{};
     size_t max_connections = 0;
@@ -64,6 +80,7 @@ struct Transfer {
     Engine *engine = nullptr;
     Generation *generation = nullptr;
     CURL *easy = nullptr;
+    uint64_t made_for = 0;   // the generation that the handle belongs to
     uint64_t options_of = 0; // the generation whose options the handle carries; 0: none
     bool https_options = false;
     size_t pool_index = 0;

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <ctime>
+#include <fstream>
 
 namespace whisperer::core::test {
 namespace {
@@ -53,6 +54,29 @@ TEST(HttpTls, TakesTheSettingsCaAndChecksTheName) {
     const Outcome good = owner.ask(server.url("hook.example"));
     EXPECT_EQ(good.status, 200) << good.error;
     EXPECT_EQ(good.body, "sealed");
+}
+
+// Settings taken anew read the file anew, and end connections to whom it does not vouch for any more.
+TEST(HttpTls, TakesWhatHasChangedInTheFile) {
+    TlsServer server;
+    const TlsServer other;
+    Owner owner(fixed({v4(127, 0, 0, 1)}));
+    const std::string file = other.directory + "/bundle";
+    const auto bundle = [&](const std::vector<std::string> &certificates) {
+        std::ofstream out(file);
+        for (const std::string &certificate : certificates)
+            out << std::ifstream(certificate).rdbuf();
+        out.close();
+        owner.settings.ca_file = slice(file);
+        EXPECT_TRUE(owner.engine->configure(owner.settings));
+    };
+    bundle({other.certificate()});
+    EXPECT_EQ(owner.ask(server.url("hook.example")).failure, Failure::tls);
+    bundle({other.certificate(), server.certificate()});
+    server.say(response(200, "sealed"));
+    EXPECT_EQ(owner.ask(server.url("hook.example")).status, 200) << owner.done[0].error;
+    bundle({other.certificate()});
+    EXPECT_EQ(owner.ask(server.url("hook.example")).failure, Failure::tls);
 }
 
 TEST(HttpTls, RefusesAnotherName) {
