@@ -85,6 +85,8 @@ int Engine::timeout_ms(Micros now) noexcept {
     for (const auto &generation : generations_)
         if (generation->timer_set)
             at_most(generation->timer - now);
+    if (sockets_.rests_until() >= 0)
+        at_most(sockets_.rests_until() - now);
     if (sockets_.troubled())
         at_most(trouble_wait);
     if (wait < 0) {
@@ -193,7 +195,7 @@ void Engine::step(Micros now) noexcept {
     // read, since it wants to go on with what it has read of other HTTP/2 streams first (7.88 takes them for
     // broken else).
     do {
-        count = sockets_.wait(ready_, &full);
+        count = sockets_.wait(ready_, &full, now);
         run_timers();
         harvest_all();
         for (size_t i = 0; i < count; i++) {

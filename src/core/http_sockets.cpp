@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <linux/tcp.h>
 #include <netinet/in.h>
 #include <new>
 #include <stdexcept>
@@ -11,6 +12,18 @@
 namespace whisperer::core {
 
 namespace {
+
+constexpr unsigned patience = 64;    // of finding a socket writable that is not written to
+constexpr int64_t short_rest = 5000; // microseconds
+
+// How much has been written to a connection; 0 if the kernel (before 4.19) does not tell.
+uint64_t written_to(int fd) noexcept {
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0)
+        return 0;
+    return info.tcpi_bytes_sent - info.tcpi_bytes_retrans + info.tcpi_notsent_bytes;
+}
 
 uint16_t local_port_of(int fd) noexcept {
     sockaddr_in6 address{}; // large enough for both
@@ -114,8 +127,22 @@ void SocketSet::want(int fd, uint32_t events, bool may_speak) noexcept {
         apply(fd);
 }
 
-size_t SocketSet::wait(std::array<Ready, batch> &ready, bool *full) noexcept {
-    if (troubled_) {
+// True when a socket has been found writable so often without being written to that it is left alone.
+bool SocketSet::tires(int fd) noexcept {
+    Slot &slot = slots_[static_cast<size_t>(fd)];
+    if ((slot.wanted & EPOLLIN) == 0 || ++slot.writable < patience)
+        return false;
+    slot.writable = 0;
+    const uint64_t before = slot.written;
+    slot.written = written_to(fd);
+    return slot.written == before;
+}
+
+size_t SocketSet::wait(std::array<Ready, batch> &ready, bool *full, int64_t now) noexcept {
+    const bool rested = rests_until_ >= 0 && now >= rests_until_;
+    if (rested)
+        rests_until_ = -1;
+    if (troubled_ || rested) {
         troubled_ = false;
         for (size_t fd = 0; fd < slots_.size(); fd++)
             if (slots_[fd].wanted != slots_[fd].registered && slots_[fd].wanted != 0)
@@ -150,7 +177,16 @@ size_t SocketSet::wait(std::array<Ready, batch> &ready, bool *full) noexcept {
             apply(fd);
             continue;
         }
-        ready[filled++] = {fd, slots_[static_cast<size_t>(fd)].owner, events};
+        if (events != EPOLLOUT) {
+            slot.writable = 0;
+            if (slot.registered != slot.wanted)
+                apply(fd);
+        } else if (tires(fd)) {
+            watch(fd, EPOLLIN);
+            if (rests_until_ < 0)
+                rests_until_ = now + short_rest;
+        }
+        ready[filled++] = {fd, slot.owner, events};
     }
     return filled;
 }

@@ -53,8 +53,9 @@ class SocketSet {
     void want(int fd, uint32_t events, bool may_speak) noexcept;
 
     // Fills ready[0..batch) with what is ready now and returns how many entries were filled. Never blocks.
-    // `full` tells whether there may be more. Ends connections that have said something unasked.
-    size_t wait(std::array<Ready, batch> &ready, bool *full) noexcept;
+    // `full` tells whether there may be more. Ends connections that have said something unasked. `now` in
+    // microseconds.
+    size_t wait(std::array<Ready, batch> &ready, bool *full, int64_t now) noexcept;
 
     // Ends the connections of an owner for which nobody waits. The sockets stay open until their owner closes
     // them.
@@ -69,6 +70,11 @@ class SocketSet {
     // True when the kernel refused a registration (out of memory, too many watches); wait() tries again.
     bool troubled() const noexcept { return troubled_; }
 
+    // When wait() is to look again, readable or not; -1: there is no such time. Libcurl waits for a socket to
+    // become writable also where HTTP/2 does not let it write. One that is writable again and again, and not
+    // written to, is watched for a while for what it says only.
+    int64_t rests_until() const noexcept { return rests_until_; }
+
   private:
     struct Slot {
         void *owner = nullptr; // null: not one of ours
@@ -77,14 +83,18 @@ class SocketSet {
         bool may_speak = false;
         uint16_t local_port = 0; // 0: not asked for yet
         uint64_t heard = 0;      // the last look that found more than that it may be written to
+        unsigned writable = 0;   // how often running that was all
+        uint64_t written = 0;    // bytes, when that was looked at
     };
 
     void apply(int fd) noexcept;
     void watch(int fd, uint32_t events) noexcept;
+    bool tires(int fd) noexcept;
 
     int epoll_;
     int wake_fd_;
     bool troubled_ = false;
+    int64_t rests_until_ = -1;
     uint64_t looks_ = 0;
     std::vector<Slot> slots_; // by descriptor
     std::array<epoll_event, batch> events_;

@@ -122,5 +122,25 @@ TEST_F(Http2, ASlowRequestCostsTheOthersNothing) {
     EXPECT_EQ(next(), Ended(4, 200));
 }
 
+// Libcurl waits until it may write to the socket, which it may, but the receiver's window is full.
+TEST_F(Http2, ABodyThatIsNotTakenCostsNoTime) {
+    const std::string body(300000, 'x');
+    ASSERT_TRUE(owner.post(1, server.url("hook.example"), body));
+    ASSERT_TRUE(owner.until([&] { return connections() == 1; }));
+    greet();
+    ASSERT_TRUE(owner.until([&] { return server.heard("x") > 65000; }));
+    pollfd fd{owner.engine->wait_fd(), POLLIN, 0};
+    int steps = 0;
+    for (; steps < 1000 && poll(&fd, 1, 0) == 1; steps++)
+        owner.engine->step(owner.now());
+    EXPECT_LT(steps, 1000);
+
+    const std::string room("\x00\x10\x00\x00", 4);
+    server.say(frame(8, 0, 0, room) + frame(8, 0, 1, room)); // WINDOW_UPDATE
+    ASSERT_TRUE(owner.until([&] { return server.heard("x") >= body.size(); }));
+    answer(1);
+    EXPECT_EQ(next(), Ended(1, 200));
+}
+
 } // namespace
 } // namespace whisperer::core::test

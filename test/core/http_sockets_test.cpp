@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -25,7 +27,7 @@ class SocketSetTest : public testing::Test {
 
     size_t ready() {
         bool full = false;
-        return sockets.wait(reports, &full);
+        return sockets.wait(reports, &full, now);
     }
     bool shut_down() const {
         char byte;
@@ -33,6 +35,7 @@ class SocketSetTest : public testing::Test {
     }
     void say_something() { ASSERT_EQ(write(pair[1], "x", 1), 1); }
 
+    int64_t now = 0;
     int wake = eventfd(0, 0);
     int pair[2] = {-1, -1};
     SocketSet sockets{wake};
@@ -77,4 +80,51 @@ TEST_F(SocketSetTest, AnIdleConnectionThatCouldBeWrittenToIsWatchedOn) {
     say_something();
     EXPECT_EQ(ready(), 0u);
     EXPECT_TRUE(shut_down());
+}
+
+// As libcurl does with HTTP/2 when the other side takes no more for now.
+TEST_F(SocketSetTest, OneThatIsWaitedForInVainIsLeftAloneForAWhile) {
+    sockets.want(pair[0], EPOLLIN | EPOLLOUT, true);
+    const auto tires = [&] {
+        int looks = 0;
+        while (ready() == 1u && looks < 1000)
+            looks++;
+        return looks > 1 && looks < 1000;
+    };
+    ASSERT_TRUE(tires());
+    ASSERT_GT(sockets.rests_until(), now);
+    EXPECT_LT(sockets.rests_until(), now + 100000);
+    now = sockets.rests_until();
+    ASSERT_TRUE(tires()); // once more, after it was writable again
+    // It is heard, and may be written to at once.
+    say_something();
+    ASSERT_EQ(ready(), 1u);
+    EXPECT_EQ(reports[0].events, static_cast<uint32_t>(EPOLLIN));
+    ASSERT_EQ(ready(), 1u);
+    EXPECT_EQ(reports[0].events, static_cast<uint32_t>(EPOLLIN | EPOLLOUT));
+}
+
+TEST_F(SocketSetTest, OneThatIsWrittenToIsNot) {
+    const int listener = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    auto *general = reinterpret_cast<sockaddr *>(&address);
+    ASSERT_EQ(bind(listener, general, size), 0);
+    ASSERT_EQ(listen(listener, 1), 0);
+    ASSERT_EQ(getsockname(listener, general, &size), 0);
+    const int out = socket(AF_INET, SOCK_STREAM, 0);
+    ASSERT_EQ(connect(out, general, size), 0);
+    const int in = accept(listener, nullptr, nullptr);
+    ASSERT_TRUE(sockets.opened(out, this));
+    sockets.want(out, EPOLLIN | EPOLLOUT, false);
+    char byte = 'x';
+    for (int i = 0; i < 1000; i++) {
+        ASSERT_EQ(ready(), 1u) << i;
+        ASSERT_EQ(write(out, &byte, 1), 1);
+        ASSERT_EQ(read(in, &byte, 1), 1);
+    }
+    for (int fd : {listener, out, in})
+        close(fd);
 }
