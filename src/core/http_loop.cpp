@@ -166,6 +166,9 @@ void Engine::harvest(Generation &generation) noexcept {
         Transfer *transfer = nullptr;
         curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &transfer);
         judge_outcome(*transfer, code);
+        const bool forgotten = code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_RESOLVE_PROXY;
+        if (forgotten && transfer->told != nullptr)
+            transfer->told->loaded = 0; // what libcurl was told is told again with the next request
         if (transfer->failure == Failure::proxy && transfer->pin != nullptr &&
             transfer->pin->version == transfer->dial_version) {
             try {

@@ -44,6 +44,8 @@ constexpr Refusal accepted = {nullptr, nullptr};
 constexpr const char *form_hint = "A URL has the form https://host/path or http://host:port/path.";
 constexpr Refusal malformed = {"is not a well-formed URL", form_hint};
 constexpr Refusal bad_host = {"has no valid host", form_hint};
+constexpr Refusal bad_beginning = {R"(has a host that begins with "-", "+" or "*")",
+                                   "A host begins with a letter, a digit or an underscore."};
 constexpr Refusal bad_port = {"has a port that is not between 1 and 65535", form_hint};
 constexpr Refusal bad_scheme = {"is not an http or https URL", form_hint};
 constexpr Refusal has_login = {"has a user name or password in it",
@@ -114,6 +116,9 @@ Refusal read_host(std::string_view host, UrlParts *parts) {
     if (without_dot.find_first_not_of('.') == std::string_view::npos || has_control_character(host) ||
         !valid_utf8({host.data(), host.size()}))
         return bad_host;
+    // Where libcurl is told the addresses of names these are signs of its own: "-name" is to forget a name.
+    if (std::string_view("-+*").find(host.front()) != std::string_view::npos)
+        return bad_beginning;
     if (without_dot.size() > max_host_size)
         return {"has a host longer than 253 bytes", "No name can be that long."};
     memcpy(parts->host, host.data(), host.size());

@@ -60,6 +60,18 @@ TEST(HttpNames, InternationalizedOnesAreLookedUpInAscii) {
     EXPECT_NE(other.ask(url).error.find("xn--"), std::string::npos) << other.done[0].error;
 }
 
+// "-name" would make libcurl forget what it was told of that name.
+TEST(HttpNames, OneCannotSpoilAnother) {
+    Server server([](Peer &peer) {
+        if (peer.read_request())
+            peer.send(response(200, "", "Connection: close\r\n"));
+    });
+    Owner owner(fixed({v4(127, 0, 0, 1)}));
+    EXPECT_EQ(owner.ask(server.url("a.example")).status, 200) << owner.done[0].error;
+    EXPECT_EQ(owner.ask(server.url("-a.example")).error, "the URL cannot be used");
+    EXPECT_EQ(owner.ask(server.url("a.example")).status, 200) << owner.done[0].error;
+}
+
 TEST(HttpNames, FailureNamesTheName) {
     Owner owner([](const std::string &) { return LookupResult{{}, "Name or service not known", false}; });
     const Outcome outcome = owner.ask("http://nobody.example/");
