@@ -7,7 +7,6 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
-#include <memory>
 #include <strings.h>
 
 namespace whisperer::core {
@@ -58,33 +57,6 @@ void shrink(std::string &buffer) noexcept {
         buffer.clear();
 }
 
-// The host as libcurl looks it up: an internationalized name in its ASCII form (RFC 5891). Empty: there is
-// none.
-std::string ascii_host(const UrlParts &target, const std::string &url) {
-    const std::string_view host = target.host;
-    if (std::all_of(host.begin(), host.end(), [](char c) { return static_cast<unsigned char>(c) < 0x80; }))
-        return std::string(host);
-    std::string ascii;
-#if LIBCURL_VERSION_NUM >= 0x075800
-    const std::unique_ptr<CURLU, void (*)(CURLU *)> parsed(curl_url(), curl_url_cleanup);
-    if (parsed == nullptr || curl_url_set(parsed.get(), CURLUPART_URL, url.c_str(), 0) != CURLUE_OK)
-        return ascii;
-    char *part = nullptr;
-    const CURLUcode rc = curl_url_get(parsed.get(), CURLUPART_HOST, &part, CURLU_PUNYCODE);
-#if LIBCURL_VERSION_NUM >= 0x080000
-    if (rc != CURLUE_OK)
-        part = nullptr;
-#endif
-    // Until 8.0 a failed conversion leaves the unconverted host behind.
-    const std::unique_ptr<char, void (*)(void *)> owner(part, curl_free);
-    if (rc == CURLUE_OK)
-        ascii = part;
-#else
-    static_cast<void>(url);
-#endif
-    return ascii;
-}
-
 template <typename Value> bool set(CURL *easy, CURLoption option, Value value) noexcept {
     return curl_easy_setopt(easy, option, value) == CURLE_OK;
 }
@@ -109,11 +81,13 @@ const char *Transfer::take(const HttpRequest &request) {
         url.clear();
         if (!split_url(request.url, &target))
             return "the URL cannot be used";
+        dialled_url = ascii_url(request.url.view(), &target);
+        if (dialled_url.empty())
+            return "the host's internationalized name cannot be converted; give it in its ASCII form "
+                   "(xn--...)";
+        host = target.host;
         url.assign(request.url.view());
-        host = ascii_host(target, url);
     }
-    if (host.empty())
-        return "the host's internationalized name cannot be converted; give it in its ASCII form (xn--...)";
     body.assign(request.body.view());
 
     header_text.clear();
@@ -211,9 +185,9 @@ bool Transfer::set_options() {
         ok = set(easy, CURLOPT_HTTP_VERSION, version) && set(easy, CURLOPT_PIPEWAIT, target.https ? 1L : 0L);
         https_options = target.https;
     }
-    if (handle_url != url) {
-        ok = ok && set(easy, CURLOPT_URL, url.c_str());
-        handle_url = url;
+    if (handle_url != dialled_url) {
+        ok = ok && set(easy, CURLOPT_URL, dialled_url.c_str());
+        handle_url = dialled_url;
     }
     ok = ok && set(easy, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(body.size())) &&
          set(easy, CURLOPT_POSTFIELDS, body.data()) && set(easy, CURLOPT_HTTPHEADER, header_list.data());

@@ -8,6 +8,7 @@
 
 #include <curl/curl.h>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -90,8 +91,9 @@ struct Transfer {
     // The request.
     uint64_t tag = 0;
     std::string url;
-    std::string handle_url; // as last given to the handle
-    UrlParts target{};
+    std::string dialled_url; // the same with its host in ASCII
+    std::string handle_url;  // as last given to the handle
+    UrlParts target{};       // of dialled_url
     std::string host;
     std::string body;
     std::string header_text;             // the lines, each NUL-terminated
@@ -166,6 +168,10 @@ struct Transfer {
   private:
     bool set_generation_options();
 };
+
+// A URL with its host in ASCII: an internationalized name is converted (RFC 5891), in `parts`, too. Empty: it
+// cannot be. Throws std::bad_alloc.
+std::string ascii_url(std::string_view url, UrlParts *parts);
 
 // "address 127.0.0.1 (loopback) is not allowed; see whisperer.allowed_networks"
 void explain_refusal(Transfer &transfer, const Address &address) noexcept;
