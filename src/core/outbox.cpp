@@ -7,8 +7,28 @@ namespace whisperer::core {
 
 namespace {
 
-template <typename List, typename T> void erase_from(List *list, const T &value) noexcept {
-    list->erase(std::remove(list->begin(), list->end(), value), list->end());
+Told copy_of(const SubscriptionFields &fields) {
+    Told told;
+    told.url.assign(fields.url.view());
+    for (size_t i = 0; i < fields.header_count; i++)
+        told.header_lines.emplace_back(fields.header_lines[i].view());
+    for (const std::string &line : told.header_lines)
+        told.header_slices.push_back(slice(line));
+    told.has_secret = fields.has_secret;
+    told.secret.assign(fields.secret.view());
+    told.authorization.assign(fields.authorization.view());
+    told.connect_timeout = fields.connect_timeout;
+    told.response_timeout = fields.response_timeout;
+    told.max_attempts = fields.max_attempts;
+    told.max_in_flight = fields.max_in_flight;
+    told.schedule.assign(fields.countdown.schedule,
+                         fields.countdown.schedule + fields.countdown.schedule_count);
+    told.countdown = fields.countdown;
+    told.countdown.schedule = told.schedule.data();
+    told.custom_countdown = fields.custom_countdown;
+    told.has_callback = fields.has_callback;
+    told.sendable = fields.sendable;
+    return told;
 }
 
 } // namespace
@@ -27,6 +47,7 @@ Outbox *Outbox::create(HttpEngine *engine, const OutboxLimits &limits, const Ran
         impl->random = random;
         impl->recorder = recorder;
         impl->user_agent.assign(user_agent.view());
+        impl->bodies_wanted.reserve(Impl::bodies_at_once);
         return new Outbox(std::move(impl));
     } catch (const std::bad_alloc &) {
         return nullptr;
@@ -126,53 +147,37 @@ void Outbox::Impl::deactivate(Subscription *subscription) noexcept {
     reset_reading(subscription);
 }
 
+Subscription *Outbox::Impl::add_subscription(int64_t id, int bucket) {
+    auto place = subscriptions.emplace(id, std::make_unique<Subscription>(id, bucket)).first;
+    try {
+        buckets[static_cast<size_t>(bucket)].push_back(place->second.get());
+    } catch (...) {
+        subscriptions.erase(place);
+        throw;
+    }
+    return place->second.get();
+}
+
 bool Outbox::put_subscription(const SubscriptionFields &fields) noexcept {
     const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     try {
-        auto [place, is_new] = box.subscriptions.try_emplace(fields.id);
-        if (is_new) {
-            try {
-                place->second = std::make_unique<Subscription>();
-                place->second->id = fields.id;
-                place->second->bucket = fields.bucket;
-                box.buckets[static_cast<size_t>(fields.bucket)].push_back(place->second.get());
-            } catch (...) {
-                box.subscriptions.erase(place);
-                throw;
-            }
-        }
-        Subscription *subscription = place->second.get();
+        Told told = copy_of(fields);
+        Token source = token_source(fields.token);
+        Subscription *subscription = box.find(fields.id);
+        if (subscription == nullptr)
+            subscription = box.add_subscription(fields.id, fields.bucket);
         box.set_owner(subscription, fields.owner);
-        subscription->url.assign(fields.url.view());
-        subscription->header_slices.clear();
-        subscription->header_lines.clear();
-        for (size_t i = 0; i < fields.header_count; i++)
-            subscription->header_lines.emplace_back(fields.header_lines[i].view());
-        for (const std::string &line : subscription->header_lines)
-            subscription->header_slices.push_back(slice(line));
-        subscription->has_secret = fields.has_secret;
-        subscription->secret.assign(fields.secret.view());
-        subscription->authorization.assign(fields.authorization.view());
-        box.set_token_source(subscription, fields.token);
-        subscription->connect_timeout = fields.connect_timeout;
-        subscription->response_timeout = fields.response_timeout;
-        subscription->max_attempts = fields.max_attempts;
-        subscription->max_in_flight = fields.max_in_flight;
-        subscription->schedule.assign(fields.countdown.schedule,
-                                      fields.countdown.schedule + fields.countdown.schedule_count);
-        subscription->countdown = fields.countdown;
-        subscription->countdown.schedule = subscription->schedule.data();
-        subscription->custom_countdown = fields.custom_countdown;
-        subscription->has_callback = fields.has_callback;
+        // From here on nothing throws. A 410 whose deactivation is not written yet holds.
+        told.sendable = told.sendable && !subscription->deactivate;
+        const bool was_sendable = subscription->sendable;
+        static_cast<Told &>(*subscription) = std::move(told);
+        take_source(&subscription->token, std::move(source));
         subscription->window = std::clamp(subscription->window, 1, box.most_in_flight(*subscription));
-        // A 410 whose deactivation is not written yet holds.
-        bool sendable = fields.sendable && !subscription->deactivate;
-        if (subscription->sendable && !sendable)
+        if (was_sendable && !subscription->sendable)
             box.drop_queue(subscription);
-        if (subscription->sendable != sendable)
+        if (was_sendable != subscription->sendable)
             box.reset_reading(subscription);
-        subscription->sendable = sendable;
         box.make_hungry(subscription);
         return true;
     } catch (const std::bad_alloc &) {
@@ -187,15 +192,14 @@ void Outbox::Impl::detach(Subscription *subscription) noexcept {
             entry.second->subscription = nullptr;
     in_flight_by[static_cast<size_t>(subscription->effective())] -= subscription->in_flight;
     leave_owner(subscription);
-    for (auto &list : ready)
-        erase_from(&list, subscription);
-    erase_from(&hungry, subscription);
-    erase_from(&body_line, subscription);
-    erase_from(&changed, subscription);
-    if (subscription->timer != never)
-        timers.erase({subscription->timer, subscription});
-    flying.erase(subscription);
-    recheck.erase(subscription);
+    for (size_t i = 0; i < standings; i++)
+        subscription->in_ready[i].leave(&ready[i]);
+    subscription->in_body_line.leave(&body_line);
+    subscription->in_hungry.leave(&hungry);
+    subscription->in_changed.leave(&changed);
+    set_timer(subscription, never);
+    subscription->in_flying.leave(&flying);
+    subscription->in_recheck.leave(&recheck);
     auto &bucket = buckets[static_cast<size_t>(subscription->bucket)];
     bucket.erase(std::remove(bucket.begin(), bucket.end(), subscription), bucket.end());
 }

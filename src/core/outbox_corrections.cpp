@@ -36,8 +36,10 @@ void Outbox::adoption_failed(const Adoption &adoption, WallMicros again) noexcep
         impl_->adoptions.push_back(adoption);
     } catch (const std::bad_alloc &) {
         Subscription *subscription = impl_->find(adoption.subscription);
-        if (subscription != nullptr)
-            impl_->reset_reading(subscription);
+        if (subscription == nullptr)
+            return;
+        impl_->reset_reading(subscription);
+        impl_->make_hungry(subscription);
     }
 }
 
@@ -49,12 +51,8 @@ void Outbox::Impl::retry_written(Subscription *subscription, WallMicros due) noe
         subscription->retry_uuid = Uuid{};
     }
     subscription->next_due = std::min(subscription->next_due, due);
-    try {
-        set_timer(subscription, std::min(std::max(subscription->next_due, subscription->paused_until),
-                                         subscription->reread_at));
-    } catch (const std::bad_alloc &) {
-        subscription->unread = true; // the next look at the subscription finds it
-    }
+    set_timer(subscription, std::min(std::max(subscription->next_due, subscription->paused_until),
+                                     subscription->reread_at));
 }
 
 void Outbox::read_all_again() noexcept {
@@ -89,11 +87,7 @@ void Outbox::Impl::trim(Subscription *subscription, size_t most) noexcept {
         forget(subscription->queue.back());
     }
     reset_reading(subscription);
-    try {
-        make_hungry(subscription);
-    } catch (const std::bad_alloc &) {
-        // `unread` is set: the next safety scan finds it.
-    }
+    make_hungry(subscription);
 }
 
 size_t Outbox::unsent(Uuid *uuids, size_t capacity, int *attempts) noexcept {
@@ -108,14 +102,14 @@ size_t Outbox::unsent(Uuid *uuids, size_t capacity, int *attempts) noexcept {
         uuids[count++] = item->uuid;
     };
     while (!box.recheck.empty()) {
-        Subscription *subscription = *box.recheck.begin();
+        Subscription *subscription = box.recheck.front();
         auto is_its = [subscription](const Item *item) { return item->subscription == subscription; };
         auto suspects =
             static_cast<size_t>(std::count_if(box.suspect_queue.begin(), box.suspect_queue.end(), is_its));
         if (count > 0 && count + subscription->queue.size() + suspects > capacity)
             break;
         box.trim(subscription, capacity - std::min(capacity, suspects));
-        box.recheck.erase(box.recheck.begin());
+        subscription->in_recheck.leave(&box.recheck);
         std::for_each(subscription->queue.begin(), subscription->queue.end(), add);
         for (const Item *item : box.suspect_queue)
             if (is_its(item))
@@ -139,13 +133,9 @@ void Outbox::drop_unsent(const Uuid &uuid) noexcept {
     queue.erase(position);
     box.acquit(*item);
     box.forget(item);
-    try {
-        // What was behind it may have waited for its body only.
-        box.make_ready(subscription);
-        box.make_hungry(subscription);
-    } catch (const std::bad_alloc &) {
-        // The next look at the subscription does it.
-    }
+    // What was behind it may have waited for its body only.
+    box.make_ready(subscription);
+    box.make_hungry(subscription);
 }
 
 } // namespace whisperer::core

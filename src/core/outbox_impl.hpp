@@ -1,8 +1,8 @@
 // Inside of the outbox, shared by its files: outbox.cpp (subscriptions), outbox_owners.cpp (whose they are),
 // outbox_states.cpp (what is known of receivers), outbox_turns.cpp (who may read), outbox_reading.cpp,
 // outbox_corrections.cpp (what the table changes under it), outbox_bodies.cpp, outbox_sending.cpp,
-// outbox_token.cpp, outbox_learning.cpp and outbox_results.cpp. Members may throw std::bad_alloc; the public
-// functions in those files catch it.
+// outbox_token.cpp, outbox_learning.cpp and outbox_results.cpp. Members that are not noexcept may throw
+// std::bad_alloc; the public functions in those files catch it.
 #pragma once
 
 #include "core/outbox.hpp"
@@ -14,7 +14,6 @@
 #include <set>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -42,6 +41,33 @@ enum class Standing : uint8_t { good, unknown, failing, hanging };
 constexpr size_t standings = 4;
 
 struct Subscription;
+using Line = std::list<Subscription *>;
+using Timers = std::set<std::pair<WallMicros, Subscription *>>;
+
+// A subscription's place in one line. While it is not in it, it keeps the line's node: to join and to leave
+// take no memory, so that nobody is left out of a line, and waits for ever, because there was none.
+class Place {
+  public:
+    explicit Place(Subscription *of) : node_(1, of), at_(node_.begin()) {}
+    Place(const Place &) = delete;
+    Place &operator=(const Place &) = delete;
+
+    bool taken() const noexcept { return node_.empty(); }
+    void join(Line *line) noexcept {
+        if (!taken())
+            line->splice(line->end(), node_);
+    }
+    void leave(Line *line) noexcept {
+        if (taken())
+            node_.splice(node_.begin(), *line, at_);
+    }
+    // To the front, whether it was in the line or not.
+    void lead(Line *line) noexcept { line->splice(line->begin(), taken() ? *line : node_, at_); }
+
+  private:
+    Line node_;
+    Line::iterator at_;
+};
 
 // One delivery in memory, from its being read until its result is recorded.
 struct Item {
@@ -94,22 +120,18 @@ struct Token {
 struct Owner {
     int subscriptions = 0;
     int in_flight = 0;
-    std::deque<Subscription *> waiting; // until something of this owner's has ended
+    Line waiting; // until something of this owner's has ended
 };
 
-struct Subscription {
-    // As the table has it.
-    int64_t id = 0;
-    uint32_t owner_id = 0;
-    Owner *owner = nullptr;
-    int bucket = 0;
+// What the outbox was told of a subscription. Copied first, and then taken over as a whole or not at all: a
+// new URL is never called with the old secret.
+struct Told {
     std::string url;
     std::vector<std::string> header_lines;
     std::vector<Slice> header_slices; // of header_lines
     bool has_secret = false;
     std::string secret;
     std::string authorization;
-    Token token;
     Micros connect_timeout = 0;
     Micros response_timeout = 0;
     int max_attempts = 0;
@@ -119,6 +141,19 @@ struct Subscription {
     bool custom_countdown = false;
     bool has_callback = false;
     bool sendable = false;
+};
+
+struct Subscription : Told {
+    Subscription(int64_t its_id, int its_bucket) : id(its_id), bucket(its_bucket) {
+        Timers own{{never, this}};
+        timer_node = own.extract(own.begin());
+    }
+
+    const int64_t id;
+    const int bucket;
+    uint32_t owner_id = 0;
+    Owner *owner = nullptr; // null until it is told
+    Token token;
 
     // Reading. New rows: everything visible in `read_to`'s predecessor `read_from` has been read; of what
     // became visible in `read_to`, everything up to (position_xid, position_uuid).
@@ -150,18 +185,20 @@ struct Subscription {
     WallMicros paused_until = 0;
     int last_status = 0;
     std::string last_error;
-    bool state_changed = false;
     bool state_urgent = false;
     bool deactivate = false;
     Micros state_given = INT64_MIN / 2;
 
-    // Membership in the lists below.
-    bool in_ready[standings] = {};
-    bool in_body_line = false;
-    bool awaits_owner = false;
-    bool in_hungry = false;
-    bool in_changed = false;
-    WallMicros timer = never; // its key in `timers`
+    // Places in the lines below.
+    Place in_ready[standings] = {Place(this), Place(this), Place(this), Place(this)};
+    Place in_body_line{this};
+    Place awaits_owner{this};
+    Place in_hungry{this};
+    Place in_changed{this};
+    Place in_flying{this};
+    Place in_recheck{this};
+    WallMicros timer = never;     // its key in `timers`
+    Timers::node_type timer_node; // while it is not there
 
     Standing effective() const noexcept { return stalled ? Standing::hanging : standing; }
 };
@@ -202,11 +239,16 @@ struct EngineChange {
     size_t max_connections;
 };
 
+// Another source makes the old token, and the answer to a request under way, worthless.
+Token token_source(const TokenFields &fields); // throws std::bad_alloc
+void take_source(Token *token, Token source) noexcept;
+
 struct Outbox::Impl {
     mutable std::recursive_mutex mutex; // of everything but `engine`, which belongs to whoever calls step()
     std::unique_ptr<HttpEngine> engine;
-    size_t requests = 0; // that the engine has
-    bool sending = true; // start() may start something
+    size_t requests = 0;          // that the engine has
+    bool sending = true;          // start() may start something
+    bool short_of_memory = false; // something was not started for this reason
     unsigned handled_recalls = 0;
     std::unique_ptr<EngineChange> engine_change;
     OutboxLimits limits{};
@@ -223,12 +265,12 @@ struct Outbox::Impl {
     std::deque<Item *> suspect_queue;
     int trials = 0;
 
-    std::deque<Subscription *> ready[standings]; // have something to send, as far as is known
-    std::deque<Subscription *> hungry;           // may want to read
-    std::list<Subscription *> changed;           // state to be saved; a list, to be reordered without memory
-    std::string given_error;                     // of the state that was given last
-    std::set<std::pair<WallMicros, Subscription *>> timers;
-    std::unordered_set<Subscription *> flying; // with requests in flight
+    Line ready[standings];   // have something to send, as far as is known
+    Line hungry;             // may want to read
+    Line changed;            // state to be saved
+    std::string given_error; // of the state that was given last
+    Timers timers;
+    Line flying; // with requests in flight
     int in_flight_by[standings] = {};
     size_t queued_bytes = 0;
     Micros last_stall_check = INT64_MIN / 2;
@@ -245,10 +287,10 @@ struct Outbox::Impl {
     std::vector<Item *> just_read; // by the reads under way: nothing of it is sent before they are finished
     std::vector<Adoption> adoptions_read; // of the reads under way
     std::deque<Adoption> adoptions;
-    WallMicros adoptions_again = 0; // one of them was locked: not before this
-    std::deque<Uuid> bodies_wanted;
-    std::deque<Subscription *> body_line;       // will ask for a body when one of those has come
-    std::unordered_set<Subscription *> recheck; // dirty while deliveries of theirs were unsent
+    WallMicros adoptions_again = 0;  // one of them was locked: not before this
+    std::vector<Uuid> bodies_wanted; // has room for all that may be
+    Line body_line;                  // will ask for a body when one of those has come
+    Line recheck;                    // dirty while deliveries of theirs were unsent
 
     std::vector<Item *> results;   // to be recorded
     std::vector<Item *> postponed; // their rows were locked; has room for all results too
@@ -256,6 +298,7 @@ struct Outbox::Impl {
 
     // outbox.cpp
     Subscription *find(int64_t id) noexcept;
+    Subscription *add_subscription(int64_t id, int bucket);
     void detach(Subscription *subscription) noexcept; // from every list; its items lose it
     void forget(Item *item) noexcept;
     void drop_payload(Item *item) noexcept;
@@ -267,26 +310,26 @@ struct Outbox::Impl {
     // outbox_owners.cpp
     void set_owner(Subscription *subscription, uint32_t id);
     void leave_owner(Subscription *subscription) noexcept;
-    void await_owner(Subscription *subscription);
     void wake_waiting(Owner *owner) noexcept;
 
     // outbox_states.cpp
-    void note_state(Subscription *subscription, bool urgent);
+    void note_state(Subscription *subscription, bool urgent) noexcept;
+    void note_error(Subscription *subscription, Slice error) noexcept;
 
     // outbox_turns.cpp
     int wanted_rows(const Subscription &subscription) const noexcept;
     bool is_hungry(const Subscription &subscription, WallMicros now) const noexcept;
-    void make_hungry(Subscription *subscription);
-    void set_timer(Subscription *subscription, WallMicros when);
-    void arm(Subscription *subscription, WallMicros now);
-    void fire_timers(WallMicros now);
-    void mark_dirty(const std::vector<Subscription *> &bucket);
+    void make_hungry(Subscription *subscription) noexcept;
+    void set_timer(Subscription *subscription, WallMicros when) noexcept;
+    void arm(Subscription *subscription, WallMicros now) noexcept;
+    void fire_timers(WallMicros now) noexcept;
+    void mark_dirty(const std::vector<Subscription *> &bucket) noexcept;
 
     // outbox_reading.cpp
     Item *make_item(Subscription *subscription, const DeliveryRow &row);
     void begin_planning();
-    void finish_new(PlannedNew &plan);
-    void finish_retry(const PlannedRetry &read);
+    void finish_new(PlannedNew &plan) noexcept;
+    void finish_retry(const PlannedRetry &read) noexcept;
     void queue_read();
     void undo_reads() noexcept;
 
@@ -295,7 +338,7 @@ struct Outbox::Impl {
     void trim(Subscription *subscription, size_t most) noexcept;
 
     // outbox_sending.cpp
-    void make_ready(Subscription *subscription, bool first = false);
+    void make_ready(Subscription *subscription, bool first = false) noexcept;
     bool may_send(const Subscription &subscription, WallMicros wall) const noexcept;
     bool may_have_unrecorded(const Subscription &subscription) const noexcept;
     int most_in_flight(const Subscription &subscription) const noexcept;
@@ -304,21 +347,22 @@ struct Outbox::Impl {
     int promised_beside(Standing standing) const noexcept;
     bool has_slot(Standing standing) const noexcept;
     bool takes_too_many(int in_flight) const noexcept;
-    bool leaves_enough(Subscription *subscription);
-    void set_standing(Subscription *subscription, Standing standing, bool stalled);
-    Launch take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall); // null: nothing is sent
+    bool leaves_enough(Subscription *subscription) noexcept;
+    void set_standing(Subscription *subscription, Standing standing, bool stalled) noexcept;
+    // A null request: nothing is sent.
+    Launch take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall) noexcept;
     void count_requests(int change) noexcept;
     bool recalled() const noexcept;
-    Launch launch(Item *item, Micros now, WallMicros wall);
-    Launch fail_unsent(Item *item, const char *why, Micros now, WallMicros wall);
-    void leave_to_other(Item *item, WallMicros wall);
+    Launch launch(Item *item, Micros now, WallMicros wall) noexcept;
+    Launch fail_unsent(Item *item, const char *why, Micros now, WallMicros wall) noexcept;
+    void leave_to_other(Item *item, WallMicros wall) noexcept;
     void start_suspect(Micros now, WallMicros wall);
-    bool start_one(Standing standing, Micros now, WallMicros wall);
+    bool start_one(Standing standing, Micros now, WallMicros wall) noexcept;
 
     // outbox_bodies.cpp
-    bool ask_body(Item *item);
-    void await_body(Subscription *subscription);
-    void end_body_line();
+    static constexpr size_t bodies_at_once = 4; // on their way from the table: what bounds the memory
+    bool ask_body(Item *item) noexcept;
+    void end_body_line() noexcept;
     void ask_bodies_again() noexcept;
 
     // outbox_learning.cpp
@@ -326,8 +370,8 @@ struct Outbox::Impl {
     void conclude(Item *item, const HttpResult &http, Micros now, WallMicros wall);
     void take_result(const HttpResult &http, Micros now, WallMicros wall);
     void learn(Subscription *subscription, const Item &item, const HttpResult &http, double pause, Micros now,
-               WallMicros wall);
-    void find_stalled(Micros now);
+               WallMicros wall) noexcept;
+    void find_stalled(Micros now) noexcept;
 
     // outbox_results.cpp
     void add_result(Item *item);
@@ -340,9 +384,8 @@ struct Outbox::Impl {
     void end_trial(Item *item) noexcept;
 
     // outbox_token.cpp
-    void set_token_source(Subscription *subscription, const TokenFields &fields);
     bool needs_token(const Subscription &subscription, Micros now) const noexcept;
-    Launch ask_token(Item *item, Micros now, WallMicros wall);
+    Launch ask_token(Item *item, Micros now, WallMicros wall) noexcept;
     void take_token(Item *item, const HttpResult &http, Micros now, WallMicros wall);
 };
 

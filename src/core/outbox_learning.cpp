@@ -4,7 +4,6 @@
 #include "core/retry_after.hpp"
 
 #include <algorithm>
-#include <new>
 
 namespace whisperer::core {
 
@@ -25,7 +24,7 @@ void Outbox::Impl::leave_flight(Item *item, Micros now) noexcept {
     subscription->last_progress = now;
     in_flight_by[static_cast<size_t>(subscription->effective())]--;
     if (--subscription->in_flight == 0)
-        flying.erase(subscription);
+        subscription->in_flying.leave(&flying);
     subscription->owner->in_flight--;
     wake_waiting(subscription->owner);
 }
@@ -69,11 +68,7 @@ void Outbox::Impl::conclude(Item *item, const HttpResult &http, Micros now, Wall
     // A token that is refused is not used again. One that was fetched meanwhile is another.
     if (http.status == 401 && item->token_serial == subscription->token.serial)
         subscription->token.authorization.clear();
-    try {
-        learn(subscription, *item, http, verdict.pause_seconds, now, wall);
-    } catch (const std::bad_alloc &) {
-        // The result is there; what was learnt of the receiver is learnt again with the next one.
-    }
+    learn(subscription, *item, http, verdict.pause_seconds, now, wall);
 }
 
 void Outbox::Impl::take_result(const HttpResult &http, Micros now, WallMicros wall) {
@@ -84,7 +79,7 @@ void Outbox::Impl::take_result(const HttpResult &http, Micros now, WallMicros wa
         conclude(item, http, now, wall);
 }
 
-void Outbox::Impl::find_stalled(Micros now) {
+void Outbox::Impl::find_stalled(Micros now) noexcept {
     if (now - last_stall_check < stall_check_interval)
         return;
     last_stall_check = now;
@@ -94,7 +89,7 @@ void Outbox::Impl::find_stalled(Micros now) {
 }
 
 void Outbox::Impl::learn(Subscription *subscription, const Item &item, const HttpResult &http, double pause,
-                         Micros now, WallMicros wall) {
+                         Micros now, WallMicros wall) noexcept {
     subscription->last_progress = now;
     bool delivered = item.outcome == Outcome::delivered;
     int limit = most_in_flight(*subscription);
@@ -107,7 +102,7 @@ void Outbox::Impl::learn(Subscription *subscription, const Item &item, const Htt
     } else {
         subscription->window = std::max(1, subscription->window / 2);
         subscription->consecutive_failures++;
-        subscription->last_error = item.error;
+        note_error(subscription, slice(item.error));
     }
     subscription->last_status = http.status;
     if (pause > 0)

@@ -37,8 +37,7 @@ void Outbox::Impl::begin_planning() {
         return;
     while (!hungry.empty() && planning.size() < subscriptions_at_once) {
         planning.push_back(hungry.front());
-        hungry.front()->in_hungry = false;
-        hungry.pop_front();
+        hungry.front()->in_hungry.leave(&hungry);
     }
 }
 
@@ -144,13 +143,13 @@ Item *Outbox::Impl::make_item(Subscription *subscription, const DeliveryRow &row
         item->payload.assign(row.payload.view());
         item->whole_body = row.whole_body;
         item->body_missing = row.body_missing;
+        just_read.push_back(item.get()); // the last that may throw
         auto crash = crashed.find(row.uuid);
         if (crash != crashed.end()) {
             item->crashes = crash->second;
             item->suspect = item->crashes.alone > 0 || item->crashes.crashes > 1;
             crashed.erase(crash);
         }
-        just_read.push_back(item.get());
         subscription->being_read++;
         queued_bytes += item->payload.size();
         place->second = std::move(item);
@@ -222,9 +221,8 @@ bool Outbox::add_retry(size_t read, const DeliveryRow &row, WallMicros now) noex
     }
 }
 
-void Outbox::Impl::finish_new(PlannedNew &plan) {
+void Outbox::Impl::finish_new(PlannedNew &plan) noexcept {
     Subscription *subscription = plan.subscription;
-    make_ready(subscription);
     if (subscription->reading_serial != plan.serial)
         return; // everything is read again, from the beginning
     bool exhausted = !plan.cut && plan.taken < plan.limit;
@@ -239,7 +237,7 @@ void Outbox::Impl::finish_new(PlannedNew &plan) {
     }
 }
 
-void Outbox::Impl::finish_retry(const PlannedRetry &read) {
+void Outbox::Impl::finish_retry(const PlannedRetry &read) noexcept {
     Subscription *subscription = read.subscription;
     if (subscription->reading_serial == read.serial) {
         subscription->retry_due = read.due;
@@ -247,10 +245,10 @@ void Outbox::Impl::finish_retry(const PlannedRetry &read) {
         subscription->next_due = read.next_due;
     }
     arm(subscription, planned_at);
-    make_ready(subscription);
 }
 
-// What was read may be sent from now on, except to whom nothing may be sent any more.
+// What was read may be sent from now on, except to whom nothing may be sent any more. Where memory runs out
+// in the middle, undo_reads() takes out the rest.
 void Outbox::Impl::queue_read() {
     for (Item *&item : just_read) {
         Subscription *subscription = item->subscription;
@@ -292,18 +290,22 @@ void Outbox::finish_reads(bool ok) noexcept {
         if (ok) {
             box.adoptions.insert(box.adoptions.end(), box.adoptions_read.begin(), box.adoptions_read.end());
             box.queue_read();
-            for (PlannedNew &plan : box.planned_new)
-                box.finish_new(plan);
-            for (const PlannedRetry &plan : box.planned_retries)
-                box.finish_retry(plan);
-        } else
-            box.undo_reads();
-        std::rotate(box.planning.begin(), box.planning.begin() + static_cast<ptrdiff_t>(box.reached),
-                    box.planning.end());
-        for (Subscription *subscription : box.planning)
-            box.make_hungry(subscription);
+        }
     } catch (const std::bad_alloc &) {
+        ok = false;
+    }
+    if (ok) {
+        for (PlannedNew &plan : box.planned_new)
+            box.finish_new(plan);
+        for (const PlannedRetry &plan : box.planned_retries)
+            box.finish_retry(plan);
+    } else
         box.undo_reads();
+    std::rotate(box.planning.begin(), box.planning.begin() + static_cast<ptrdiff_t>(box.reached),
+                box.planning.end());
+    for (Subscription *subscription : box.planning) {
+        box.make_ready(subscription); // for what is queued, also if not all that was read is
+        box.make_hungry(subscription);
     }
     box.planning.clear();
     box.reached = 0;

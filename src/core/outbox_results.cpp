@@ -2,7 +2,6 @@
 #include "core/outbox_impl.hpp"
 
 #include <algorithm>
-#include <new>
 
 namespace whisperer::core {
 
@@ -78,11 +77,7 @@ bool Outbox::Impl::clock_was_put_back(Micros now, WallMicros wall) noexcept {
 
 void Outbox::Impl::end_postponement(Subscription *subscription) noexcept {
     subscription->postponed--;
-    try {
-        make_ready(subscription);
-    } catch (const std::bad_alloc &) {
-        // It is made ready when something is read for it.
-    }
+    make_ready(subscription);
 }
 
 void Outbox::Impl::put_aside(Item *item) noexcept {

@@ -18,23 +18,20 @@ constexpr int fewest_divided = 32;
 constexpr WallMicros unsent_pause = 1000 * 1000;
 // What somebody else is sending is looked at again after this.
 constexpr WallMicros claimed_again = 100 * 1000;
+// What could not be started for want of memory is tried again after this.
+constexpr int64_t short_of_memory_wait_ms = 100;
 
 } // namespace
 
 // `first`: it is its turn, whether it was in the line or not.
-void Outbox::Impl::make_ready(Subscription *subscription, bool first) {
+void Outbox::Impl::make_ready(Subscription *subscription, bool first) noexcept {
     size_t number = static_cast<size_t>(subscription->effective());
-    std::deque<Subscription *> &list = ready[number];
-    if (subscription->queue.empty() || (subscription->in_ready[number] && !first))
+    if (subscription->queue.empty())
         return;
-    if (subscription->in_ready[number])
-        list.erase(std::find(list.begin(), list.end(), subscription));
-    subscription->in_ready[number] = false;
     if (first)
-        list.push_front(subscription);
+        subscription->in_ready[number].lead(&ready[number]);
     else
-        list.push_back(subscription);
-    subscription->in_ready[number] = true;
+        subscription->in_ready[number].join(&ready[number]);
 }
 
 bool Outbox::Impl::may_send(const Subscription &subscription, WallMicros wall) const noexcept {
@@ -122,16 +119,16 @@ bool Outbox::Impl::takes_too_many(int in_flight) const noexcept {
 }
 
 // False: it has something in flight, and comes back when that has ended; or its owner has.
-bool Outbox::Impl::leaves_enough(Subscription *subscription) {
+bool Outbox::Impl::leaves_enough(Subscription *subscription) noexcept {
     if (subscriptions.size() > 1 && takes_too_many(subscription->in_flight))
         return false;
     if (owners.size() < 2 || !takes_too_many(subscription->owner->in_flight))
         return true;
-    await_owner(subscription);
+    subscription->awaits_owner.join(&subscription->owner->waiting);
     return false;
 }
 
-void Outbox::Impl::set_standing(Subscription *subscription, Standing standing, bool stalled) {
+void Outbox::Impl::set_standing(Subscription *subscription, Standing standing, bool stalled) noexcept {
     Standing before = subscription->effective();
     subscription->standing = standing;
     subscription->stalled = stalled;
@@ -150,9 +147,8 @@ void Outbox::Impl::count_requests(int change) noexcept {
 }
 
 // Sends a request on behalf of a delivery: for a token, or its own.
-Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall) {
+Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall) noexcept {
     Subscription *subscription = item->subscription;
-    flying.insert(subscription); // before anything that cannot be undone
     int slot =
         recorder.took_off(recorder.context, item->uuid, item->subscription_id, item->suspect, item->crashes);
     if (recorder.claimed != nullptr && recorder.claimed(recorder.context, item->uuid)) {
@@ -170,6 +166,7 @@ Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, Wall
         request->response_timeout = subscription->response_timeout;
         if (!engine->add(*request, now)) {
             recorder.landed(recorder.context, slot);
+            short_of_memory = true;
             return Launch::failed;
         }
         count_requests(1);
@@ -182,13 +179,14 @@ Launch Outbox::Impl::take_off(Item *item, HttpRequest *request, Micros now, Wall
     if (subscription->in_flight++ == 0)
         subscription->last_progress = now;
     subscription->owner->in_flight++;
+    subscription->in_flying.join(&flying);
     in_flight_by[static_cast<size_t>(subscription->effective())]++;
     return Launch::sent;
 }
 
 // An attempt that fails before there is a request: for what would fail again at once, and hold up the others.
 // One a pause, so that a backlog neither takes the others' turns nor is used up before somebody looks.
-Launch Outbox::Impl::fail_unsent(Item *item, const char *why, Micros now, WallMicros wall) {
+Launch Outbox::Impl::fail_unsent(Item *item, const char *why, Micros now, WallMicros wall) noexcept {
     Launch result = take_off(item, nullptr, now, wall);
     if (result != Launch::sent)
         return result;
@@ -203,12 +201,13 @@ Launch Outbox::Impl::fail_unsent(Item *item, const char *why, Micros now, WallMi
         item->attempts--;
         leave_flight(item, now);
         land(item);
+        short_of_memory = true;
         return Launch::failed;
     }
     return Launch::sent;
 }
 
-Launch Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
+Launch Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) noexcept {
     Subscription *subscription = item->subscription;
     if (needs_token(*subscription, now))
         return ask_token(item, now, wall);
@@ -225,11 +224,13 @@ Launch Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
     parts.has_secret = subscription->has_secret;
     parts.secret = slice(subscription->secret);
     parts.authorization = slice(by_token ? subscription->token.authorization : subscription->authorization);
-    if (!builder.build(parts))
-        return builder.cannot_sign()
-                   ? fail_unsent(item, "the request could not be signed: the secret, or OpenSSL's HMAC", now,
-                                 wall)
-                   : Launch::failed;
+    if (!builder.build(parts)) {
+        if (builder.cannot_sign())
+            return fail_unsent(item, "the request could not be signed: the secret, or OpenSSL's HMAC", now,
+                               wall);
+        short_of_memory = true;
+        return Launch::failed;
+    }
     HttpRequest request{};
     request.url = slice(subscription->url);
     request.headers = builder.headers();
@@ -245,7 +246,7 @@ Launch Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) {
 }
 
 // It leaves the memory, and is read again a moment later if it is still there then.
-void Outbox::Impl::leave_to_other(Item *item, WallMicros wall) {
+void Outbox::Impl::leave_to_other(Item *item, WallMicros wall) noexcept {
     Subscription *subscription = item->subscription;
     remember_crashes(*item);
     forget(item);
@@ -261,12 +262,13 @@ void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
     Item *item = suspect_queue.front();
     Subscription *subscription = item->subscription;
     if (item->crashes.alone >= crash_limit) {
-        add_result(item);
+        std::string why = "given up: the delivery worker crashed " + std::to_string(item->crashes.alone) +
+                          " times while this delivery alone was in flight";
+        add_result(item); // what may throw is before it, since all is done again then
         suspect_queue.pop_front();
         drop_payload(item);
         item->outcome = Outcome::failed;
-        item->error = "given up: the delivery worker crashed " + std::to_string(item->crashes.alone) +
-                      " times while this delivery alone was in flight";
+        item->error = std::move(why);
         return;
     }
     if (!subscription->sendable || subscription->paused_until > wall || subscription->token.asking ||
@@ -292,12 +294,11 @@ void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
 
 // Starts one delivery of the next subscription in turn. False: none of this standing has one that may be sent
 // now.
-bool Outbox::Impl::start_one(Standing standing, Micros now, WallMicros wall) {
+bool Outbox::Impl::start_one(Standing standing, Micros now, WallMicros wall) noexcept {
     size_t list = static_cast<size_t>(standing);
     while (!ready[list].empty()) {
         Subscription *subscription = ready[list].front();
-        ready[list].pop_front();
-        subscription->in_ready[list] = false;
+        subscription->in_ready[list].leave(&ready[list]);
         if (subscription->effective() != standing) {
             make_ready(subscription);
             continue;
@@ -307,7 +308,7 @@ bool Outbox::Impl::start_one(Standing standing, Micros now, WallMicros wall) {
         Item *item = subscription->queue.front();
         if (item->body_missing) {
             if (!ask_body(item)) // else give_body() makes it ready again
-                await_body(subscription);
+                subscription->in_body_line.join(&body_line);
             continue;
         }
         Launch result = launch(item, now, wall);
@@ -332,6 +333,7 @@ void Outbox::start(Micros now, WallMicros wall) noexcept {
             const Guard guard(box.mutex);
             if (box.first_start == INT64_MIN)
                 box.first_start = now;
+            box.short_of_memory = false;
             box.fire_timers(wall);
         }
         // One at a time under the lock: the other thread may come in between, and what it says holds for the
@@ -345,7 +347,8 @@ void Outbox::start(Micros now, WallMicros wall) noexcept {
         if (box.sending)
             box.start_suspect(now, wall);
     } catch (const std::bad_alloc &) {
-        // What was not started is still queued.
+        const Guard guard(box.mutex);
+        box.short_of_memory = true; // the suspect is still queued
     }
 }
 
@@ -398,6 +401,8 @@ int Outbox::timeout_ms(Micros now, WallMicros wall, bool sending) noexcept {
     if (box.requests > 0 || !box.postponed.empty())
         at_most(250);
     if (sending) {
+        if (box.short_of_memory)
+            at_most(short_of_memory_wait_ms);
         if (!box.timers.empty())
             until(box.timers.begin()->first);
         if (!box.adoptions.empty() && box.adoptions_again > wall)

@@ -13,12 +13,16 @@ constexpr Micros state_interval = 1000 * 1000;
 
 } // namespace
 
-void Outbox::Impl::note_state(Subscription *subscription, bool urgent) {
-    subscription->state_changed = true;
+void Outbox::Impl::note_state(Subscription *subscription, bool urgent) noexcept {
     subscription->state_urgent = subscription->state_urgent || urgent;
-    if (!subscription->in_changed) {
-        changed.push_back(subscription);
-        subscription->in_changed = true;
+    subscription->in_changed.join(&changed);
+}
+
+void Outbox::Impl::note_error(Subscription *subscription, Slice error) noexcept {
+    try {
+        subscription->last_error.assign(error.view());
+    } catch (const std::bad_alloc &) {
+        subscription->last_error.clear(); // only what is shown
     }
 }
 
@@ -36,13 +40,9 @@ void Outbox::set_receiver_state(const ReceiverState &state) noexcept {
         subscription->standing = state.last_status == 0 ? Standing::hanging : Standing::failing;
         impl_->in_flight_by[static_cast<size_t>(subscription->effective())] += subscription->in_flight;
     }
-    try {
-        subscription->last_error.assign(state.last_error.view());
-        if (state.paused_until > 0)
-            impl_->set_timer(subscription, state.paused_until); // fires at once if it is over
-    } catch (const std::bad_alloc &) {
-        // Only what is shown; the safety scan looks at the subscription again.
-    }
+    impl_->note_error(subscription, state.last_error);
+    if (state.paused_until > 0)
+        impl_->set_timer(subscription, state.paused_until); // fires at once if it is over
 }
 
 bool Outbox::next_changed_state(ReceiverState *state, bool *deactivate, Micros now) noexcept {
@@ -60,9 +60,7 @@ bool Outbox::next_changed_state(ReceiverState *state, bool *deactivate, Micros n
         } catch (const std::bad_alloc &) {
             return false; // later
         }
-        box.changed.pop_front();
-        subscription->in_changed = false;
-        subscription->state_changed = false;
+        subscription->in_changed.leave(&box.changed);
         subscription->state_urgent = false;
         if (now != at_once)
             subscription->state_given = now;
@@ -81,11 +79,7 @@ void Outbox::state_not_saved(int64_t id, bool deactivate) noexcept {
     if (subscription == nullptr)
         return;
     subscription->deactivate = subscription->deactivate || deactivate;
-    try {
-        impl_->note_state(subscription, false);
-    } catch (const std::bad_alloc &) {
-        // The next change saves it.
-    }
+    impl_->note_state(subscription, false);
 }
 
 bool Outbox::has_changed_states() const noexcept {
@@ -107,14 +101,10 @@ void Outbox::learn_elsewhere(const ReceiverState &state, bool deactivate) noexce
     bool longer = state.paused_until > subscription->paused_until;
     if (longer)
         subscription->paused_until = state.paused_until;
-    try {
-        subscription->last_error.assign(state.last_error.view());
-        box.note_state(subscription, longer || deactivate);
-        if (longer)
-            box.set_timer(subscription, std::min(subscription->paused_until, subscription->reread_at));
-    } catch (const std::bad_alloc &) {
-        // Only what is shown; the safety scan looks at the subscription again.
-    }
+    box.note_error(subscription, state.last_error);
+    box.note_state(subscription, longer || deactivate);
+    if (longer)
+        box.set_timer(subscription, std::min(subscription->paused_until, subscription->reread_at));
 }
 
 } // namespace whisperer::core

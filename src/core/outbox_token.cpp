@@ -10,20 +10,22 @@
 
 namespace whisperer::core {
 
-// Another source makes the old token, and the answer to a request under way, worthless.
-void Outbox::Impl::set_token_source(Subscription *subscription, const TokenFields &fields) {
-    Token &token = subscription->token;
-    std::string form = fields.url.empty() ? std::string() : token_form(fields);
-    if (token.url == fields.url.view() && token.form == form && token.key == fields.token_key.view() &&
-        token.format == fields.header_format.view())
+Token token_source(const TokenFields &fields) {
+    Token source;
+    if (!fields.url.empty())
+        source.form = token_form(fields);
+    source.key.assign(fields.token_key.view());
+    source.format.assign(fields.header_format.view());
+    source.url.assign(fields.url.view());
+    return source;
+}
+
+void take_source(Token *token, Token source) noexcept {
+    if (token->url == source.url && token->form == source.form && token->key == source.key &&
+        token->format == source.format)
         return;
-    token.serial++; // first: if memory runs out below, it is set again later, and differs then
-    token.asking = false;
-    token.authorization.clear();
-    token.form = std::move(form);
-    token.key.assign(fields.token_key.view());
-    token.format.assign(fields.header_format.view());
-    token.url.assign(fields.url.view());
+    source.serial = token->serial + 1;
+    *token = std::move(source);
 }
 
 bool Outbox::Impl::needs_token(const Subscription &subscription, Micros now) const noexcept {
@@ -31,11 +33,16 @@ bool Outbox::Impl::needs_token(const Subscription &subscription, Micros now) con
     return !token.url.empty() && (token.authorization.empty() || now - token.obtained_at >= token_lifetime);
 }
 
-Launch Outbox::Impl::ask_token(Item *item, Micros now, WallMicros wall) {
+Launch Outbox::Impl::ask_token(Item *item, Micros now, WallMicros wall) noexcept {
     Subscription *subscription = item->subscription;
     Token &token = subscription->token;
-    std::string agent("User-Agent: ");
-    agent.append(user_agent);
+    std::string agent;
+    try {
+        agent.append("User-Agent: ").append(user_agent);
+    } catch (const std::bad_alloc &) {
+        short_of_memory = true;
+        return Launch::failed;
+    }
     const Slice headers[] = {slice("Content-Type: application/x-www-form-urlencoded"),
                              slice("Accept: application/json"), slice(agent)};
     HttpRequest request{};
@@ -80,7 +87,7 @@ void Outbox::Impl::take_token(Item *item, const HttpResult &http, Micros now, Wa
     // What may throw comes first: this is done again then.
     bool keep = subscription != nullptr && subscription->sendable;
     if (keep) {
-        recheck.insert(subscription);
+        subscription->in_recheck.join(&recheck);
         auto &queue = item->suspect ? suspect_queue : subscription->queue;
         queue.push_front(item);
     }
@@ -92,11 +99,7 @@ void Outbox::Impl::take_token(Item *item, const HttpResult &http, Micros now, Wa
         forget(item);
         return;
     }
-    try {
-        make_ready(subscription);
-    } catch (const std::bad_alloc &) {
-        // It is made ready when something is read for it.
-    }
+    make_ready(subscription);
 }
 
 } // namespace whisperer::core

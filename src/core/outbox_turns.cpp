@@ -2,7 +2,6 @@
 #include "core/outbox_impl.hpp"
 
 #include <algorithm>
-#include <new>
 
 namespace whisperer::core {
 
@@ -40,34 +39,31 @@ bool Outbox::Impl::is_hungry(const Subscription &subscription, WallMicros now) c
            (subscription.unread || subscription.next_due <= now) && wanted_rows(subscription) > 0;
 }
 
-void Outbox::Impl::make_hungry(Subscription *subscription) {
-    if (!subscription->in_hungry) {
-        hungry.push_back(subscription);
-        subscription->in_hungry = true;
-    }
+void Outbox::Impl::make_hungry(Subscription *subscription) noexcept {
+    subscription->in_hungry.join(&hungry);
 }
 
-void Outbox::Impl::set_timer(Subscription *subscription, WallMicros when) {
+void Outbox::Impl::set_timer(Subscription *subscription, WallMicros when) noexcept {
     if (subscription->timer == when)
         return;
     if (subscription->timer != never)
-        timers.erase({subscription->timer, subscription});
-    subscription->timer = never;
+        subscription->timer_node = timers.extract({subscription->timer, subscription});
+    subscription->timer = when;
     if (when != never) {
-        timers.insert({when, subscription});
-        subscription->timer = when;
+        subscription->timer_node.value().first = when;
+        timers.insert(std::move(subscription->timer_node));
     }
 }
 
 // When must the subscription be looked at without anything happening to it?
-void Outbox::Impl::arm(Subscription *subscription, WallMicros now) {
+void Outbox::Impl::arm(Subscription *subscription, WallMicros now) noexcept {
     WallMicros when = subscription->next_due > now ? subscription->next_due : never;
     if (subscription->paused_until > now)
         when = subscription->paused_until;
     set_timer(subscription, std::min(when, subscription->reread_at));
 }
 
-void Outbox::Impl::fire_timers(WallMicros now) {
+void Outbox::Impl::fire_timers(WallMicros now) noexcept {
     while (!timers.empty() && timers.begin()->first <= now) {
         Subscription *subscription = timers.begin()->second;
         if (subscription->reread_at <= now)
@@ -78,55 +74,41 @@ void Outbox::Impl::fire_timers(WallMicros now) {
     }
 }
 
-void Outbox::Impl::mark_dirty(const std::vector<Subscription *> &bucket) {
+void Outbox::Impl::mark_dirty(const std::vector<Subscription *> &bucket) noexcept {
     for (Subscription *subscription : bucket) {
         subscription->unread = true;
         if (subscription->reread_at != never)
             reset_reading(subscription);
         make_hungry(subscription);
         if (!subscription->queue.empty())
-            recheck.insert(subscription);
+            subscription->in_recheck.join(&recheck);
     }
 }
 
 void Outbox::mark_bucket_dirty(int bucket) noexcept {
     const Guard guard(impl_->mutex);
-    try {
-        impl_->mark_dirty(impl_->buckets[static_cast<size_t>(bucket)]);
-        for (const Item *item : impl_->suspect_queue)
-            if (item->subscription->bucket == bucket)
-                impl_->recheck.insert(item->subscription);
-    } catch (const std::bad_alloc &) {
-        // `unread` is set: the next safety scan finds it.
-    }
+    impl_->mark_dirty(impl_->buckets[static_cast<size_t>(bucket)]);
+    for (const Item *item : impl_->suspect_queue)
+        if (item->subscription->bucket == bucket)
+            item->subscription->in_recheck.join(&impl_->recheck);
 }
 
 void Outbox::mark_all_dirty() noexcept {
     const Guard guard(impl_->mutex);
-    try {
-        for (const auto &bucket : impl_->buckets)
-            impl_->mark_dirty(bucket);
-        for (const Item *item : impl_->suspect_queue)
-            impl_->recheck.insert(item->subscription);
-    } catch (const std::bad_alloc &) {
-        // As above.
-    }
+    for (const auto &bucket : impl_->buckets)
+        impl_->mark_dirty(bucket);
+    for (const Item *item : impl_->suspect_queue)
+        item->subscription->in_recheck.join(&impl_->recheck);
 }
 
 bool Outbox::wants_read(WallMicros now) noexcept {
     const Guard guard(impl_->mutex);
     Impl &box = *impl_;
-    try {
-        box.fire_timers(now);
-    } catch (const std::bad_alloc &) {
-        return false;
-    }
+    box.fire_timers(now);
     // Those that want nothing any more leave the list here; they come back when a slot is freed or a bucket
     // is dirty.
-    while (!box.hungry.empty() && !box.is_hungry(*box.hungry.front(), now)) {
-        box.hungry.front()->in_hungry = false;
-        box.hungry.pop_front();
-    }
+    while (!box.hungry.empty() && !box.is_hungry(*box.hungry.front(), now))
+        box.hungry.front()->in_hungry.leave(&box.hungry);
     return !box.hungry.empty();
 }
 
