@@ -38,15 +38,16 @@ int status_of(std::string_view line) noexcept {
 void keep_header(Transfer &transfer, std::string_view line) {
     if (!transfer.headers.empty())
         transfer.headers.append("\r\n");
+    const size_t at = transfer.headers.size();
+    transfer.headers.append(line); // first: what follows speaks of it
     constexpr std::string_view retry_after = "retry-after:";
     if (transfer.retry_after_size == 0 && starts_with(line, retry_after)) {
         const size_t first = line.find_first_not_of(" \t", retry_after.size());
         if (first != std::string_view::npos) {
-            transfer.retry_after_at = transfer.headers.size() + first;
+            transfer.retry_after_at = at + first;
             transfer.retry_after_size = line.find_last_not_of(" \t") + 1 - first;
         }
     }
-    transfer.headers.append(line);
 }
 
 // False: this is no HTTP.
@@ -137,11 +138,14 @@ curl_socket_t on_open_socket(void *user, curlsocktype, curl_sockaddr *address) n
     const int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
     // What concerns this address only, such as a family that the kernel does not have, is no shortage.
     const bool shortage = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
-    transfer.socket_error = fd < 0 && shortage ? errno : 0;
-    if (fd < 0)
+    if (fd < 0) {
+        if (shortage)
+            transfer.socket_error = errno; // and stays so: another address may not answer
         return CURL_SOCKET_BAD;
+    }
     if (!transfer.engine->sockets().opened(fd, transfer.generation)) {
         close(fd);
+        transfer.socket_error = ENOMEM;
         return CURL_SOCKET_BAD;
     }
     return fd;

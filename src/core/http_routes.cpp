@@ -43,25 +43,20 @@ void Engine::stop_awaiting(Transfer &transfer) noexcept {
 
 // Names have been looked up: those who waited for them go on.
 void Engine::take_names() noexcept {
-    try {
-        for (const std::string &name : resolver_->collect(now_)) {
-            auto found = waiting_.find(name);
-            while (found != waiting_.end()) {
-                Transfer &transfer = *found->second;
-                stop_awaiting(transfer);
-                try {
-                    start(transfer);
-                } catch (const std::exception &) {
-                    fail(transfer, Failure::internal, "out of memory");
-                }
-                if (!transfer.awaited.empty() && transfer.awaited == name)
-                    break; // asked again already: its negative answer was too old
-                found = waiting_.find(name);
+    for (const std::string &name : resolver_->collect(now_)) {
+        auto found = waiting_.find(name);
+        while (found != waiting_.end()) {
+            Transfer &transfer = *found->second;
+            stop_awaiting(transfer);
+            try {
+                start(transfer);
+            } catch (const std::exception &) {
+                fail(transfer, Failure::internal, "out of memory");
             }
+            if (!transfer.awaited.empty() && transfer.awaited == name)
+                break; // asked again already: its negative answer was too old
+            found = waiting_.find(name);
         }
-    } catch (const std::exception &) {
-        // Out of memory for the list of names: what waits runs into its time-out, or asks again with the next
-        // answer.
     }
 }
 

@@ -99,6 +99,12 @@ struct Resolver::Shared {
         doubtful_running += job.front().doubtful ? 1 : 0;
     }
 
+    // Can fail only when the counter is full, and then the descriptor is readable already.
+    void ring() const noexcept {
+        const uint64_t one = 1;
+        [[maybe_unused]] const ssize_t written = write(wake, &one, sizeof one);
+    }
+
     ~Shared() {
         if (wake >= 0)
             close(wake);
@@ -159,10 +165,7 @@ void Resolver::work(Shared &shared) noexcept {
             break;
         shared.doubtful_running -= job.front().doubtful ? 1 : 0;
         shared.finished.splice(shared.finished.end(), job);
-        const uint64_t one = 1;
-        // Can fail only when the counter is full, and then the descriptor is readable already.
-        if (write(shared.wake, &one, sizeof one) < 0)
-            continue;
+        shared.ring();
     }
     shared.threads--;
 }
@@ -253,7 +256,32 @@ Resolver::Answer Resolver::ask(const std::string &name, int64_t now) {
     return {State::pending, nullptr, {}};
 }
 
-std::vector<std::string> Resolver::collect(int64_t now) {
+// Takes what was found into the memory of names. Throws std::bad_alloc, and then nothing has changed.
+void Resolver::remember(Entry &entry, LookupResult &result, int64_t now) {
+    const auto &fresh = result.addresses;
+    const bool unchanged = entry.addresses != nullptr && entry.addresses->size() == fresh.size() &&
+                           std::equal(fresh.begin(), fresh.end(), entry.addresses->begin(), same);
+    if (!fresh.empty()) {
+        if (!unchanged)
+            entry.addresses = std::make_shared<const std::vector<Address>>(fresh);
+        entry.answered_at = now;
+        entry.error.clear();
+    } else {
+        // A name that is gone is gone; when only the name server is, the old answer goes on serving.
+        if (!result.temporary)
+            entry.addresses.reset();
+        if (result.error.empty())
+            result.error = "no address"; // short enough to need no memory
+        entry.error.swap(result.error);
+        entry.failed_at = now;
+    }
+    entry.asked = false;
+    entry.doubtful = result.temporary;
+}
+
+// Where memory runs out, the rest stays finished, and is collected the next time: a name that counted as
+// asked for ever would never be asked again.
+std::vector<std::string> Resolver::collect(int64_t now) noexcept {
     uint64_t count;
     // Nothing to read is no error: the results are looked at in any case.
     if (read(shared_->wake, &count, sizeof count) < 0)
@@ -264,27 +292,18 @@ std::vector<std::string> Resolver::collect(int64_t now) {
         finished.swap(shared_->finished);
     }
     std::vector<std::string> names;
-    names.reserve(finished.size());
-    for (Shared::Job &done : finished) {
-        Entry &entry = entries_[done.name];
-        entry.asked = false;
-        entry.doubtful = done.result.temporary;
-        if (!done.result.addresses.empty()) {
-            const auto &fresh = done.result.addresses;
-            const bool unchanged = entry.addresses != nullptr && entry.addresses->size() == fresh.size() &&
-                                   std::equal(fresh.begin(), fresh.end(), entry.addresses->begin(), same);
-            if (!unchanged)
-                entry.addresses = std::make_shared<const std::vector<Address>>(fresh);
-            entry.answered_at = now;
-            entry.error.clear();
-        } else {
-            // A name that is gone is gone; when only the name server is, the old answer goes on serving.
-            if (!done.result.temporary)
-                entry.addresses.reset();
-            entry.error = done.result.error.empty() ? "no address" : done.result.error;
-            entry.failed_at = now;
+    try {
+        names.reserve(finished.size());
+        while (!finished.empty()) {
+            Shared::Job &done = finished.front();
+            remember(entries_[done.name], done.result, now); // it is there
+            names.push_back(std::move(done.name));
+            finished.pop_front();
         }
-        names.push_back(std::move(done.name));
+    } catch (const std::bad_alloc &) {
+        const std::lock_guard<std::mutex> lock(shared_->mutex);
+        shared_->finished.splice(shared_->finished.begin(), finished);
+        shared_->ring();
     }
     return names;
 }

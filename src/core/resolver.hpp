@@ -72,8 +72,9 @@ class Resolver {
     // way or queued; ask again when collect() has named it. Throws std::bad_alloc.
     Answer ask(const std::string &name, int64_t now);
 
-    // Takes in the look-ups that have ended and returns their names. Throws std::bad_alloc.
-    std::vector<std::string> collect(int64_t now);
+    // Takes in the look-ups that have ended and returns their names; for what there is no memory, wake_fd()
+    // stays readable.
+    std::vector<std::string> collect(int64_t now) noexcept;
 
     // Threads of the pool now, busy or idle. For tests and for a look from outside.
     size_t threads() const;
@@ -91,6 +92,7 @@ class Resolver {
 
     bool start(const std::string &name, bool doubtful, std::string &error);
     void make_room(int64_t now);
+    static void remember(Entry &entry, LookupResult &result, int64_t now);
     static void *thread_main(void *argument);
     static void work(Shared &shared) noexcept;
 
