@@ -3,6 +3,7 @@
 
 #include "core/outbox.hpp"
 
+#include "failing_memory.hpp"
 #include "loopback.hpp"
 
 #include <gtest/gtest.h>
@@ -34,6 +35,25 @@ inline bool by_due(const Row *a, const Row *b) {
     return a->due != b->due ? a->due < b->due : a->uuid < b->uuid;
 }
 
+// The outbox; during each call to it memory may fail.
+class TriedOutbox {
+  public:
+    class Call {
+      public:
+        explicit Call(Outbox *box) : box_(box) {}
+        Outbox *operator->() const { return box_; }
+
+      private:
+        Outbox *box_;
+        Memory failing_{true};
+    };
+    Call operator->() const { return Call(box_.get()); }
+    void reset(Outbox *box) { box_.reset(box); }
+
+  private:
+    std::unique_ptr<Outbox> box_;
+};
+
 // The tables, their transactions, and the worker around the outbox.
 class Model {
   public:
@@ -49,7 +69,7 @@ class Model {
     }
 
     void subscribe(int64_t id, const std::string &url, double retry_seconds = 0.05, int max_attempts = 5,
-                   const char *secret = nullptr) {
+                   const char *secret = nullptr, bool token = false) {
         SubscriptionFields fields{};
         fields.id = id;
         fields.owner = owner;
@@ -66,8 +86,13 @@ class Model {
         fields.countdown.jitter = 0;
         fields.countdown.schedule = nullptr;
         fields.countdown.schedule_count = 0;
+        fields.has_callback = secret != nullptr;
         fields.sendable = true;
-        ASSERT_TRUE(box->put_subscription(fields));
+        std::string login = url.substr(0, url.rfind('/')) + "/token";
+        if (token)
+            fields.token = TokenFields{slice(login),  slice("u"),   slice("name"),    slice("p"),
+                                       slice("word"), slice("key"), slice("Token {}")};
+        ASSERT_TRUE(succeeds([&] { return box->put_subscription(fields); }));
         urls[id] = url;
     }
 
@@ -124,11 +149,21 @@ class Model {
         return true;
     }
 
+    // What fails for want of memory is done again, as the worker does it.
+    template <typename Call> bool succeeds(Call call) {
+        for (long failures = memory_failures();; failures = memory_failures()) {
+            if (call())
+                return true;
+            if (memory_failures() == failures)
+                return false;
+        }
+    }
+
     bool empty() const { return table.empty(); }
 
     uint32_t owner = 10; // of what is subscribed next
     WallMicros clock_shift = 0;
-    std::unique_ptr<Outbox> box;
+    TriedOutbox box;
     std::map<Uuid, Row> table;
     std::map<Uuid, core::Outcome> history;
     std::map<Uuid, std::string> errors; // of the last attempt
@@ -146,6 +181,7 @@ class Model {
     Uuid body_gone{};              // a delivery that disappears before its body is loaded
     int alone = 0, most_alone = 0; // suspects in flight
     std::map<int, bool> flights;
+    std::function<void()> before_finish = [] {}, after_finish = [] {}; // of reads
 
     static Micros mono() {
         return std::chrono::duration_cast<std::chrono::microseconds>(
@@ -159,6 +195,7 @@ class Model {
     WallMicros wall() const { return mono() + clock_shift; }
 
     static int took_off(void *context, const Uuid &uuid, int64_t, bool alone, const CrashCount &) {
+        const Memory own(false);
         auto *model = static_cast<Model *>(context);
         model->launches[uuid]++;
         model->alone += alone;
@@ -167,6 +204,7 @@ class Model {
         return model->next_flight++;
     }
     static void landed(void *context, int slot) {
+        const Memory own(false);
         auto *model = static_cast<Model *>(context);
         model->alone -= model->flights[slot];
         model->flights.erase(slot);
@@ -222,8 +260,9 @@ class Model {
     void read() {
         std::vector<Xid> list(running.begin(), running.end());
         Xid xmin = list.empty() ? next_xid : list.front();
-        ASSERT_TRUE(box->set_snapshot(xmin, next_xid, list.data(), list.size()));
+        ASSERT_TRUE(succeeds([&] { return box->set_snapshot(xmin, next_xid, list.data(), list.size()); }));
         bool ok = !reads_fail;
+        const long failures = memory_failures();
         NewRead news[64];
         size_t count = box->plan_new(news, 64);
         for (size_t i = 0; i < count; i++) {
@@ -231,7 +270,7 @@ class Model {
             for (const Row *row : rows_of(news[i].subscription, by_new)) {
                 bool after = row->xid > news[i].lo || (row->xid == news[i].lo && news[i].after < row->uuid);
                 if (row->due == 0 && after && row->xid < news[i].hi && given++ < news[i].limit) {
-                    ASSERT_TRUE(box->add_new(i, view(*row), wall()));
+                    ok = box->add_new(i, view(*row), wall()) && ok;
                 }
             }
         }
@@ -243,11 +282,14 @@ class Model {
                 bool after =
                     row->due > retries[i].due || (row->due == retries[i].due && retries[i].after < row->uuid);
                 if (row->due != 0 && after && given++ < retries[i].limit) {
-                    ASSERT_TRUE(box->add_retry(i, view(*row), wall()));
+                    ok = box->add_retry(i, view(*row), wall()) && ok;
                 }
             }
         }
+        ASSERT_TRUE(ok || reads_fail || memory_failures() > failures);
+        before_finish();
         box->finish_reads(ok);
+        after_finish();
         Adoption adoption;
         while (box->next_adoption(&adoption, wall())) {
             table[adoption.uuid].due = adoption.due;
@@ -260,7 +302,7 @@ class Model {
                 table.erase(wanted);
                 box->body_gone(wanted);
             } else
-                box->give_body(wanted, slice("{\"large\": true}"), false);
+                box->give_body(wanted, slice(R"({"large": "longer than a short string"})"), false);
         }
     }
 

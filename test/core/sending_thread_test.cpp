@@ -1,6 +1,7 @@
 // Two threads on one outbox: one sends, the test reads and records, as the shell does.  Best run with
 // -fsanitize=thread too.
 #include "core/sending_thread.hpp"
+#include "failing_memory.hpp"
 #include "loopback.hpp"
 
 #include <gtest/gtest.h>
@@ -251,6 +252,36 @@ TEST_F(SendingThreadTest, EndsAtOnceWithRequestsInFlight) {
     thread->stop();
     EXPECT_LT(steady() - before, 5 * 1000 * 1000);
     EXPECT_EQ(box->in_flight(), 1U);
+}
+
+// Asked by the sending thread before each thing it does, of which then one allocation fails.
+Micros steady_without_memory() {
+    thread_local Memory failing(true);
+    thread_local long passes = 0;
+    plan_memory(passes++ % 17, 1);
+    return steady();
+}
+
+// However often memory runs out in the sending thread, it goes on, and what was added ends.
+TEST_F(SendingThreadTest, GoesOnWhereMemoryRunsOut) {
+    thread.reset();
+    thread.reset(SendingThread::start(box.get(), {steady_without_memory, wall}));
+    ASSERT_NE(thread, nullptr);
+    for (int64_t id = 1; id <= 3; id++)
+        subscribe(id, id == 2 ? "/bad" : "/in");
+    int recorded = 0;
+    for (int round = 0; round < 20; round++) {
+        for (int64_t id = 1; id <= 3; id++)
+            add(id);
+        while (box->deliveries() > 0) {
+            thread->wake(true, news_results, 1);
+            ASSERT_NO_FATAL_FAILURE(wait()); // by itself: nobody wakes the thread again
+            recorded += record();
+        }
+    }
+    EXPECT_EQ(box->deliveries(), 0U);
+    EXPECT_EQ(recorded, 60);
+    EXPECT_GT(outcomes[Ending::delivered], 0);
 }
 
 } // namespace
