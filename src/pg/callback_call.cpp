@@ -64,24 +64,28 @@ struct Object {
     JsonbParseState *state;
 };
 
-void put(Object *object, const char *key, JsonbValue value) {
-    JsonbValue name;
-    name.type = jbvString;
-    name.val.string.val = const_cast<char *>(key);
-    name.val.string.len = (int)strlen(key);
+JsonbValue string_value(core::Slice text) {
+    JsonbValue value;
+    value.type = jbvString;
+    value.val.string.val = const_cast<char *>(text.data);
+    value.val.string.len = (int)text.len;
+    return value;
+}
+
+// Null where there is none.
+JsonbValue string_value(const char *text) {
+    JsonbValue null;
+    null.type = jbvNull;
+    return text == nullptr ? null : string_value(core::Slice{text, strlen(text)});
+}
+
+void put(Object *object, JsonbValue name, JsonbValue value) {
     pushJsonbValue(&object->state, WJB_KEY, &name);
     pushJsonbValue(&object->state, WJB_VALUE, &value);
 }
 
-JsonbValue string_value(const char *text) {
-    JsonbValue value;
-    value.type = jbvNull;
-    if (text != nullptr) {
-        value.type = jbvString;
-        value.val.string.val = const_cast<char *>(text);
-        value.val.string.len = (int)strlen(text);
-    }
-    return value;
+void put(Object *object, const char *key, JsonbValue value) {
+    put(object, string_value(key), value);
 }
 
 JsonbValue number_value(Datum numeric) {
@@ -95,49 +99,17 @@ JsonbValue integer_value(int32 number) {
     return number_value(DirectFunctionCall1(int4_numeric, Int32GetDatum(number)));
 }
 
-struct Header {
-    char *name; // lower case
-    char *value;
-};
-
-// Lines "Name: value"; one that is repeated becomes one, joined by a comma as HTTP has it (RFC 9110, 5.3).
-Header *parse_headers(char *lines, int *count) {
-    int capacity = 1;
-    for (const char *p = lines; *p != '\0'; p++)
-        capacity += *p == '\n';
-    Header *headers = (Header *)palloc(sizeof(Header) * (size_t)capacity);
-    *count = 0;
-    for (char *line = lines, *next; line != nullptr; line = next) {
-        next = strchr(line, '\n');
-        if (next != nullptr)
-            *next++ = '\0';
-        line[strcspn(line, "\r")] = '\0';
-        char *colon = strchr(line, ':');
-        if (colon == nullptr || colon == line)
-            continue;
-        *colon = '\0';
-        char *value = colon + 1 + strspn(colon + 1, " \t");
-        for (char *p = line; *p != '\0'; p++)
-            *p = (char)pg_ascii_tolower((unsigned char)*p);
-        int same = 0;
-        while (same < *count && strcmp(headers[same].name, line) != 0)
-            same++;
-        if (same < *count)
-            headers[same].value = psprintf("%s, %s", headers[same].value, value);
-        else
-            headers[(*count)++] = {line, value};
-    }
-    return headers;
-}
-
-void put_headers(Object *object, char *lines) {
+void put_headers(Object *object, const char *lines) {
     JsonbValue name = string_value("headers");
     pushJsonbValue(&object->state, WJB_KEY, &name);
     pushJsonbValue(&object->state, WJB_BEGIN_OBJECT, nullptr);
-    int count = 0;
-    Header *headers = lines == nullptr ? nullptr : parse_headers(lines, &count);
-    for (int i = 0; i < count; i++)
-        put(object, headers[i].name, string_value(headers[i].value));
+    core::Slice text = {lines, lines == nullptr ? 0 : strlen(lines)};
+    char *room = (char *)palloc(text.len);
+    core::ResponseHeader *headers =
+        (core::ResponseHeader *)palloc(sizeof(core::ResponseHeader) * core::count_header_lines(text));
+    size_t count = core::parse_response_headers(text, room, headers);
+    for (size_t i = 0; i < count; i++)
+        put(object, string_value(headers[i].name), string_value(headers[i].value));
     pushJsonbValue(&object->state, WJB_END_OBJECT, nullptr);
 }
 

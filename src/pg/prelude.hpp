@@ -18,6 +18,8 @@
 #include "core/http_engine.hpp"
 #include "core/networks.hpp"
 #include "core/outbox.hpp"
+#include "core/response_headers.hpp"
+#include "core/response_text.hpp"
 #include "core/retry_after.hpp"
 #include "core/sending_thread.hpp"
 #include "core/signing.hpp"

@@ -6,7 +6,6 @@
 
 extern "C" {
 #include "catalog/namespace.h"
-#include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 }
@@ -25,10 +24,6 @@ core::Slice datum_to_utf8(Datum text) {
 
 namespace {
 
-bool is_storable(core::Slice bytes) {
-    return memchr(bytes.data, '\0', bytes.len) == nullptr && core::valid_utf8(bytes);
-}
-
 // Valid UTF-8 in the database's encoding, or null where that cannot hold it.
 char *from_utf8(core::Slice bytes) {
     int encoding = GetDatabaseEncoding();
@@ -45,19 +40,12 @@ char *from_utf8(core::Slice bytes) {
 }
 
 char *escaped(core::Slice bytes, const char *note) {
-    StringInfoData text;
-    initStringInfo(&text);
-    appendStringInfoString(&text, note);
-    for (size_t i = 0; i < bytes.len; i++) {
-        unsigned char c = (unsigned char)bytes.data[i];
-        if (c == '\\')
-            appendStringInfoString(&text, "\\\\");
-        else if (c < 0x80 && (c >= 0x20 || c == '\n' || c == '\r' || c == '\t'))
-            appendStringInfoChar(&text, (char)c);
-        else
-            appendStringInfo(&text, "\\x%02x", c);
-    }
-    return text.data;
+    size_t note_size = strlen(note), size = core::escaped_size(bytes);
+    char *text = (char *)palloc(note_size + size + 1);
+    memcpy(text, note, note_size);
+    core::write_escaped(bytes, text + note_size);
+    text[note_size + size] = '\0';
+    return text;
 }
 
 } // namespace
@@ -66,7 +54,7 @@ char *response_text(core::Slice bytes, bool truncated) {
     // Cut where the limit fell, possibly in the middle of a character.
     if (truncated)
         bytes.len = core::utf8_whole(bytes.view());
-    char *text = bytes.len == 0 ? pstrdup("") : is_storable(bytes) ? from_utf8(bytes) : nullptr;
+    char *text = bytes.len == 0 ? pstrdup("") : core::is_storable(bytes) ? from_utf8(bytes) : nullptr;
     if (text == nullptr)
         text = escaped(bytes, "[whisperer: not valid text, bytes escaped]\n");
     if (truncated)
@@ -76,7 +64,7 @@ char *response_text(core::Slice bytes, bool truncated) {
 }
 
 char *error_text(core::Slice bytes) {
-    char *text = is_storable(bytes) ? from_utf8(bytes) : nullptr;
+    char *text = core::is_storable(bytes) ? from_utf8(bytes) : nullptr;
     return text == nullptr ? escaped(bytes, "") : text;
 }
 
