@@ -12,10 +12,12 @@ extern "C" {
 #include "tcop/utility.h"
 }
 
-// `which` selects the uuids to move. What was in flight keeps its request; see recorder.cpp for its result.
+// `which` selects the uuids to move; as an array, so that it does not depend on statistics that they are
+// looked up and not the whole table walked through. What was in flight keeps its request; see recorder.cpp
+// for its result.
 #define CANCEL_SQL(which)                                                                                    \
-    "WITH moved AS (DELETE FROM whisperer.delivery WHERE uuid IN (" which                                    \
-    ") RETURNING " WHISPERER_KEPT_COLUMNS ") INSERT INTO whisperer.history (" WHISPERER_KEPT_COLUMNS         \
+    "WITH moved AS (DELETE FROM whisperer.delivery WHERE uuid = ANY (ARRAY(" which                           \
+    ")) RETURNING " WHISPERER_KEPT_COLUMNS ") INSERT INTO whisperer.history (" WHISPERER_KEPT_COLUMNS        \
     ", state, modified_date) SELECT " WHISPERER_KEPT_COLUMNS ", 'cancelled', pg_catalog.now() FROM moved"
 
 // By uuid, the order in which everybody who takes several rows locks them.
@@ -26,7 +28,7 @@ namespace whisperer::pg {
 
 namespace {
 
-Statement cancel_one = {CANCEL_SQL("$1"), 1, {UUIDOID}, nullptr};
+Statement cancel_one = {CANCEL_SQL("SELECT $1"), 1, {UUIDOID}, nullptr};
 Statement cancel_waiting = {CANCEL_SQL(PENDING_OF), 2, {INT8OID, INT8OID}, nullptr};
 Statement cancel_skipping = {CANCEL_SQL(PENDING_OF " SKIP LOCKED"), 2, {INT8OID, INT8OID}, nullptr};
 

@@ -55,16 +55,20 @@ Statement present_statement = {
     "END"
 #define NEW_RESPONSE_TIME "pg_catalog.make_interval(secs => r.elapsed / 1e6)"
 
-#define RETRY_SQL(when)                                                                                      \
-    "UPDATE whisperer.delivery d SET " when ", attempts = r.attempts,"                                       \
-    " response_http_status = r.status, response_content = r.content, response_time = " NEW_RESPONSE_TIME     \
-    ", error = r.error, request_datetimes = " NEW_DATETIMES ", modified_date = $10 FROM " RESULT_ARRAYS      \
-    " WHERE d.uuid = r.uuid"
-Statement retry_statement = {RETRY_SQL("due = r.due, not_before = NULL"), 10, RESULT_TYPES, nullptr};
+// Not joined: which of the two a join begins with is up to statistics, and where they say that hardly any row
+// is there, it begins with a walk over the whole primary key, dead rows and all.
+#define RETRY_SQL(columns, values)                                                                           \
+    "UPDATE whisperer.delivery d SET modified_date = $10, (attempts, response_http_status, "                 \
+    "response_content,"                                                                                      \
+    " response_time, error, request_datetimes, " columns                                                     \
+    ") = (SELECT r.attempts, r.status, r.content, " NEW_RESPONSE_TIME ", r.error, " NEW_DATETIMES            \
+    ", " values " FROM " RESULT_ARRAYS " WHERE r.uuid = d.uuid) WHERE d.uuid = ANY ($1)"
+Statement retry_statement = {RETRY_SQL("due, not_before", "r.due, NULL::pg_catalog.timestamptz"), 10,
+                             RESULT_TYPES, nullptr};
 // A session does not write `due`: the worker finds the row at the commit and waits for not_before.
 Statement hand_over_statement = {
-    RETRY_SQL("due = NULL, not_before = r.due, xid = pg_catalog.pg_current_xact_id()"), 10, RESULT_TYPES,
-    nullptr};
+    RETRY_SQL("due, not_before, xid", "NULL::pg_catalog.timestamptz, r.due, pg_catalog.pg_current_xact_id()"),
+    10, RESULT_TYPES, nullptr};
 
 // What was cancelled while it was in flight: the attempt belongs to its story, and if the receiver took it,
 // it is delivered.
