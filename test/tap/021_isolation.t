@@ -7,6 +7,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 use Whisperer::Node;
+use Whisperer::Processes qw(looks_at);
 use Whisperer::Receiver;
 
 my $events = 1000;
@@ -48,12 +49,16 @@ $node->poll_until('postgres',
 
 # Requests are in flight to the silent ones: no transaction, no snapshot, no lock for it.
 $receiver->await('/hangs', 1, brief => 1);
-my ($pid) = $node->delivery_pids('postgres');
-my $activity = "FROM pg_stat_activity WHERE pid = $pid";
-ok($node->poll_until('postgres', "SELECT xact_start IS NULL AND backend_xmin IS NULL AND backend_xid IS NULL $activity"),
-	'no transaction and no snapshot while HTTP is in flight');
-ok($node->poll_until('postgres', "SELECT count(*) FROM pg_locks WHERE pid = $pid AND relation IS NOT NULL", '0'),
-	'nor a lock on a table');
+sub holds_nothing
+{
+	my ($what) = @_;
+	my $seen = looks_at($node, 100)->{'whisperer delivery'};
+	note "$what: @{[ %$seen ]}";
+	is($seen->{busy}, 100, "$what: requests are in flight at every look");
+	cmp_ok($seen->{held}, '<=', 10, "$what: neither a transaction nor a snapshot nor a lock");
+	return;
+}
+holds_nothing('receivers hang');
 my $in_flight = $node->safe_psql('postgres',
 	q{SELECT count(*) FROM whisperer.subscription_health WHERE in_flight > 0 AND target_url ~ '/(silent|hangs)$'});
 is($in_flight, '2', 'subscription_health shows who is waited for');
@@ -65,6 +70,47 @@ ok( $node->poll_until('postgres', q{SELECT count(*) > 0 FROM whisperer.webhook_e
 is( $node->safe_psql('postgres', q{SELECT count(*) FROM whisperer.webhook_events
 		WHERE target_url !~ '/(alone|healthy)$' AND state <> 'pending'}),
 	'0', 'nothing is given up so soon');
+
+# The same while a token server hangs, and nobody else. What calls functions of users stays for a while when it has nothing to do.
+$node->safe_psql(
+	'postgres', qq{
+	SELECT whisperer.unsubscribe(id) FROM whisperer.subscriptions;
+	CREATE FUNCTION soon(retry_count integer, kwargs jsonb) RETURNS float8 LANGUAGE sql AS 'SELECT 0.01';
+	CREATE FUNCTION called_back(response jsonb, event_type text, instance jsonb, payload jsonb) RETURNS void LANGUAGE sql AS '';
+	SELECT whisperer.register_countdown('soon', 'soon');
+	SELECT whisperer.register_event_type(t) FROM unnest('{with token,functions}'::text[]) t;
+	SELECT whisperer.subscribe('functions', '@{[$receiver->url('/functions')]}', callback => 'called_back', retry_countdown_config => '{"choice": "soon"}');
+	SELECT whisperer.subscribe('with token', '@{[$receiver->url('/with-token')]}', config => '{"auth": {"auth_type": "token",
+		"url": "@{[$receiver->url('/login')]}", "username": "u", "password": "p"}}');
+});
+$receiver->release;
+$node->wait_settled;
+$receiver->answer('/functions', { status => 500 }, { status => 200 });
+$receiver->answer('/login', { hang => 'request' });
+$node->safe_psql('postgres', qq{SELECT whisperer.deliver_event('{}'::jsonb, '$_')}) for 'with token', 'functions';
+$receiver->await('/login', 1);
+$receiver->await('/functions', 2);
+$node->poll_until('postgres', 'SELECT count(*) FROM whisperer.job', '0');
+my $seen = looks_at($node, 100);
+for my $kind (qw(callback countdown launcher))
+{
+	my $counts = $seen->{"whisperer $kind"};
+	cmp_ok($counts->{looks}, '>', 10, "$kind: it is there");
+	cmp_ok($counts->{held}, '<=', 10, "$kind: without work it holds neither a transaction nor a snapshot nor a lock");
+}
+holds_nothing('a token server hangs');
+is($receiver->count(path => '/with-token'), 0, 'and it still does');
+
+# Who waits for it all has the snapshot of his own statement, which no function can give back, and reads: he stands in nobody's way.
+my $waiting = $node->background_psql('postgres');
+my $session = $waiting->query_safe('SELECT pg_backend_pid()');
+$waiting->query_until(qr/begun/, "\\echo begun\nSELECT whisperer.wait_until_settled('1 h');\n");
+$node->poll_until('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $session AND wait_event_type = 'Extension'", 1);
+is( $node->safe_psql('postgres', qq{SELECT backend_xid IS NULL, (SELECT string_agg(DISTINCT locktype || ' ' || mode, ', ') FROM pg_locks WHERE pid = $session)
+		FROM pg_stat_activity WHERE pid = $session}),
+	't|relation AccessShareLock, virtualxid ExclusiveLock', 'wait_until_settled() has no transaction id and only the locks of who reads');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($session, 30000)");
+$waiting->{run}->finish;
 
 # A shutdown does not wait for them.
 my $start = time();
