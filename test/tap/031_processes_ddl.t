@@ -52,6 +52,31 @@ $receiver->await('/hang', 3);
 prompt('DROP DATABASE busy', 'DROP DATABASE with requests in flight');
 $receiver->release;
 
+# … and while sessions of another database wait for a receiver, in their own process, and for everything to settle: a database is
+# dropped only when every process of the server has let go of its files.
+$node->create_whisperer('postgres');
+$node->safe_psql(
+	'postgres', qq{
+	SELECT whisperer.register_event_type('made');
+	SELECT whisperer.subscribe('made', '@{[$receiver->url('/hang-too')]}')});
+$receiver->answer('/hang-too', { hang => 'request' });
+$node->safe_psql('postgres', q{SELECT whisperer.deliver_event('{}'::jsonb, 'made')});
+my @waiting;
+for my $call (q{deliver_event('{}'::jsonb, 'made', _async => false)}, q{wait_until_settled('1 h')})
+{
+	push @waiting, $node->background_psql('postgres', on_error_stop => 0);
+	$waiting[-1]->query_until(qr/begun/, "\\echo begun\nSELECT whisperer.$call;\n");
+}
+my $all_wait = q{SELECT count(*) FROM pg_stat_activity WHERE query ~ '^SELECT whisperer.(deliver_event|wait_until)' AND state = 'active' AND wait_event_type = 'Extension'};
+$node->poll_until('postgres', $all_wait, 2);
+$receiver->await('/hang-too', 2);
+database_with_worker('beside');
+prompt('DROP DATABASE beside', 'DROP DATABASE while sessions wait elsewhere');
+is($node->safe_psql('postgres', $all_wait), 2, 'which they still do');
+$receiver->release;
+$_->quit for @waiting;
+$node->safe_psql('postgres', 'DROP EXTENSION whisperer');
+
 # RENAME: the worker is back under the new name.
 database_with_worker('before');
 prompt('ALTER DATABASE before RENAME TO after', 'RENAME');
