@@ -1,5 +1,6 @@
 # A disk that is full, first the tables' and then the WAL's, and space again: nothing is lost, and while only the tables' is
-# full nothing is even sent again.  The disk is a small tmpfs in a mount namespace of the test's own.
+# full nothing is even sent again; and that of the files in pg_whisperer.  The disk is a small tmpfs in a mount namespace of the
+# test's own.
 use strict;
 use warnings;
 
@@ -26,6 +27,7 @@ BEGIN
 	}
 }
 
+use File::Spec;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(time usleep);
 use Whisperer::Ledger;
@@ -70,7 +72,10 @@ is($node->safe_psql('shop', 'SELECT 1'), '1', 'the server goes on');
 # However often it tries: reading, which succeeds, is not taken for the end of it.
 my $failures = q{SELECT xact_rollback FROM pg_stat_database WHERE datname = 'shop'};
 my $before = $node->safe_psql('postgres', $failures);
+my $began = time();
 $node->poll_until('postgres', "SELECT ($failures) >= $before + 5");
+# The first of them may have happened before and been counted later; then a quarter of a second, half a one, one.
+cmp_ok(time() - $began, '>', 1.5, 'it tries again later each time');
 isnt($ledger->{node}->psql('shop', "INSERT INTO ledger (note) SELECT repeat('x', 1000) FROM generate_series(1, 1000)"), 0,
 	'users cannot write either');
 free();
@@ -81,11 +86,13 @@ cmp_ok($said, '<=', 5, 'it was not said again and again');
 $ledger->turn_page;
 
 # --- the same under load, at random moments
+my $full = 0;
 for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 {
+	my $log = $node->log_position;
 	$ledger->start(seconds => 1, rate => 300);
 	$ledger->random_moment(0.5);
-	fill(int rand 300);
+	fill($round % 4 == 1 ? 0 : int rand 300);
 	$ledger->random_moment(0.5);
 	free();
 	# The server may have found no space for its WAL, too: then it restarts itself, or gives up.
@@ -93,7 +100,36 @@ for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 	$ledger->finish;
 	$ledger->judge("round $round, full for a while", callbacks_may_fail => 1);
 	$ledger->turn_page;
+	$full++ if $node->log_since($log) =~ /No space left on device/;
 }
+note "somebody found the disk full in $full rounds";
+cmp_ok($full, '>', 0, 'somebody found the disk full');
+
+# --- the disk of the files in pg_whisperer alone: no journal can be made, and the launcher remembers nothing
+$node->create_whisperer('postgres'); # which lies elsewhere, like the rest of the data directory
+$node->safe_psql('postgres', q{SELECT whisperer.register_event_type('t')});
+$node->safe_psql('postgres', "SELECT whisperer.subscribe('t', '@{[$receiver->url('/in-postgres')]}')");
+$node->stop;
+rename($node->data_dir . '/pg_whisperer', $node->data_dir . '/elsewhere') or die "pg_whisperer: $!";
+mkdir "$disk/files" or die "$disk/files: $!";
+symlink(File::Spec->rel2abs("$disk/files"), $node->data_dir . '/pg_whisperer') or die "pg_whisperer: $!";
+$position = $node->log_position;
+fill(0);
+$node->start;
+$node->wait_for_log(qr{could not allocate \d+ bytes for file "pg_whisperer/\d+\.0\.journal": No space left}, $position);
+$node->wait_for_log(qr{whisperer could not write file "pg_whisperer/launcher": No space left}, $position);
+$node->safe_psql('postgres', q{SELECT whisperer.deliver_event('{}'::jsonb, 't')});
+free();
+$receiver->await('/in-postgres', 1);
+$node->wait_settled('postgres');
+pass('a journal that could not be made is made when there is space: what was raised meanwhile arrives');
+is(() = $node->log_since($position) =~ m{could not write file "pg_whisperer/launcher"}g, 1, 'the launcher says once what it cannot remember');
+unlike($node->log_since($position), qr/PANIC|terminated by signal/, 'and nothing has crashed');
+$node->stop;
+unlink $node->data_dir . '/pg_whisperer' or die "pg_whisperer: $!";
+rename($node->data_dir . '/elsewhere', $node->data_dir . '/pg_whisperer') or die "elsewhere: $!";
+$node->start;
+$node->safe_psql('postgres', 'DROP EXTENSION whisperer');
 
 # --- the WAL's disk: PostgreSQL panics, and comes back when there is space
 $ledger->start(seconds => 2, rate => 300);
