@@ -1,0 +1,66 @@
+# Recording runs into errors, of one kind after another: the worker says it once, goes on with what is under way, tries again, and when
+# the obstacle is gone everything is recorded. It is the same process all the time, and nothing is sent again.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Whisperer::Node;
+use Whisperer::Receiver;
+
+my $receiver = Whisperer::Receiver->new;
+my $node = Whisperer::Node->started('main', settings => 'autovacuum = off');
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+my $events = 10;
+$receiver->behave(path => '/flaky', per => 'webhook-id', steps => [ { status => 500 }, { status => 200 } ]);
+sql(q{SELECT whisperer.register_event_type('t')});
+sql(qq{SELECT whisperer.subscribe('t', '@{[$receiver->url($_)]}', retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 0}}')})
+  for '/plain', '/flaky';
+sql(q{CREATE FUNCTION obstacle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'an obstacle'; END $$});
+sql(q{SELECT whisperer.deliver_event('{}'::jsonb, 't')});
+$node->wait_settled;
+my ($pid) = $node->delivery_pids('postgres');
+
+my $locker = $node->background_psql('postgres');
+my $rename = sub {
+	my ($table) = @_;
+	return (sub { sql("ALTER TABLE whisperer.$table RENAME TO elsewhere") }, sub { sql("ALTER TABLE whisperer.elsewhere RENAME TO $table") });
+};
+# What it says, what stands in the way, and how that goes.
+my @obstacles = (
+	[ qr/an obstacle/, sub { sql('CREATE TRIGGER obstacle BEFORE UPDATE ON whisperer.delivery FOR EACH ROW EXECUTE FUNCTION obstacle()') },
+		sub { sql('DROP TRIGGER obstacle ON whisperer.delivery') } ],
+	[ qr/division by zero/, sub { sql('CREATE INDEX obstacle ON whisperer.history ((1 / (attempts - attempts))) WHERE modified_date > now_then()') },
+		sub { sql('DROP INDEX whisperer.obstacle') } ],
+	[ qr/whisperer\.history/, $rename->('history') ],
+	[ qr/whisperer\.subscription_state/, $rename->('subscription_state') ],
+	[ qr/lock timeout/, sub { $locker->query_safe('BEGIN; LOCK TABLE whisperer.history IN SHARE MODE') }, sub { $locker->query_safe('COMMIT') } ],
+);
+# An index on what is there already would fail by itself.
+sql(q{CREATE FUNCTION now_then() RETURNS timestamptz LANGUAGE sql IMMUTABLE AS 'SELECT pg_catalog.now()'});
+for (@obstacles)
+{
+	my ($says, $raise, $remove) = @$_;
+	$receiver->forget;
+	$raise->();
+	my $log = $node->log_position;
+	my @uuids = split /\n/, sql("SELECT unnest(whisperer.deliver_event('{}'::jsonb, 't')) FROM generate_series(1, $events)");
+	$node->wait_for_log(qr/whisperer could not work on its tables in database "postgres": [^\n]*$says/, $log);
+	# Those that are answered with 200 arrive all the same.
+	$receiver->await('/plain', $events);
+	is(sql('SELECT 1'), '1', "$says: the server goes on");
+	$remove->();
+	$node->wait_settled;
+	my $said = () = $node->log_since($log) =~ /could not work on its tables/g;
+	is($said, 1, "$says: it was said once");
+	is(($node->delivery_pids('postgres'))[0], $pid, "$says: by a process that goes on");
+	my $in = join ', ', map { "'$_'" } @uuids;
+	is( sql("SELECT state, attempts, count(*) FROM whisperer.history WHERE uuid IN ($in) GROUP BY 1, 2 ORDER BY 2"),
+		"delivered|1|$events\ndelivered|2|$events", "$says: then all is recorded");
+	my %times;
+	$times{ $_->{id} }++ for $receiver->requests(brief => 1);
+	is(join(' ', sort map { $times{$_} // 0 } @uuids), join(' ', sort((1, 2) x $events)), "$says: and nothing was sent again");
+}
+$locker->quit;
+$node->stop;
+done_testing();
