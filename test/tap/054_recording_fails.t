@@ -34,21 +34,24 @@ my @obstacles = (
 		sub { sql('DROP INDEX whisperer.obstacle') } ],
 	[ qr/whisperer\.history/, $rename->('history') ],
 	[ qr/whisperer\.subscription_state/, $rename->('subscription_state') ],
-	[ qr/lock timeout/, sub { $locker->query_safe('BEGIN; LOCK TABLE whisperer.history IN SHARE MODE') }, sub { $locker->query_safe('COMMIT') } ],
+	[ qr/lock timeout/, sub { $locker->query_safe('BEGIN; LOCK TABLE whisperer.history IN SHARE MODE') }, sub { $locker->query_safe('COMMIT') }, 1 ], # after ten seconds
 );
 # An index on what is there already would fail by itself.
 sql(q{CREATE FUNCTION now_then() RETURNS timestamptz LANGUAGE sql IMMUTABLE AS 'SELECT pg_catalog.now()'});
+my $failures = q{SELECT xact_rollback FROM pg_stat_database WHERE datname = 'postgres'};
 for (@obstacles)
 {
-	my ($says, $raise, $remove) = @$_;
+	my ($says, $raise, $remove, $tries) = @$_;
 	$receiver->forget;
 	$raise->();
+	my $before = sql($failures);
 	my $log = $node->log_position;
 	my @uuids = split /\n/, sql("SELECT unnest(whisperer.deliver_event('{}'::jsonb, 't')) FROM generate_series(1, $events)");
 	$node->wait_for_log(qr/whisperer could not work on its tables in database "postgres": [^\n]*$says/, $log);
 	# Those that are answered with 200 arrive all the same.
 	$receiver->await('/plain', $events);
 	is(sql('SELECT 1'), '1', "$says: the server goes on");
+	$node->poll_until('postgres', "SELECT ($failures) >= $before + " . ($tries // 3));
 	$remove->();
 	$node->wait_settled;
 	my $said = () = $node->log_since($log) =~ /could not work on its tables/g;
