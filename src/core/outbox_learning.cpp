@@ -4,6 +4,7 @@
 #include "core/retry_after.hpp"
 
 #include <algorithm>
+#include <string_view>
 
 namespace whisperer::core {
 
@@ -14,6 +15,16 @@ constexpr Micros stall_limit = 1000 * 1000;
 constexpr Micros stall_check_interval = 250 * 1000;
 // Bytes of a response's headers that are kept for a callback.
 constexpr size_t callback_headers_limit = 16 * 1024;
+
+// The first of these lines, as many as fit: no half header, also where one is folded over several lines.
+std::string_view kept_headers(std::string_view lines) noexcept {
+    if (lines.size() <= callback_headers_limit)
+        return lines;
+    size_t end = lines.rfind("\r\n", callback_headers_limit);
+    while (end != std::string_view::npos && end > 0 && (lines[end + 2] == ' ' || lines[end + 2] == '\t'))
+        end = lines.rfind("\r\n", end - 1);
+    return lines.substr(0, end == std::string_view::npos ? 0 : end);
+}
 
 } // namespace
 
@@ -49,7 +60,7 @@ void Outbox::Impl::conclude(Item *item, const HttpResult &http, Micros now, Wall
     std::string response(http.body.view());
     std::string headers;
     if (item->has_callback)
-        headers.assign(http.headers.view().substr(0, callback_headers_limit));
+        headers.assign(kept_headers(http.headers.view()));
     add_result(item); // what may throw is before it, since all is done again then; what follows does not
     item->attempts = attempt.attempts;
     item->asks_token = false;

@@ -91,7 +91,7 @@ void jobs_add(JobBatch *batch, JobKind kind, const core::AttemptResult &result) 
     batch->nulls[STATUS][i] = batch->nulls[HEADERS][i] = batch->nulls[CONTENT][i] = !answered;
     if (answered) {
         batch->values[STATUS][i] = Int32GetDatum(result.status);
-        batch->values[HEADERS][i] = CStringGetTextDatum(response_text(result.headers, false));
+        batch->values[HEADERS][i] = CStringGetTextDatum(headers_text(result.headers));
         batch->values[CONTENT][i] = CStringGetTextDatum(response_text(result.body, result.body_truncated));
     }
     batch->nulls[ERROR_TEXT][i] = result.error.empty();

@@ -63,6 +63,29 @@ char *response_text(core::Slice bytes, bool truncated) {
     return text;
 }
 
+char *headers_text(core::Slice lines) {
+    char *whole = lines.len == 0 ? pstrdup("") : core::is_storable(lines) ? from_utf8(lines) : nullptr;
+    if (whole != nullptr)
+        return whole;
+    StringInfoData text;
+    initStringInfo(&text);
+    for (const char *at = lines.data, *end = at + lines.len; at < end;) {
+        const char *next = (const char *)memchr(at, '\n', (size_t)(end - at));
+        next = next == nullptr ? end : next + 1;
+        core::Slice line = {at, (size_t)(next - at)};
+        char *kept = core::is_storable(line) ? from_utf8(line) : nullptr;
+        if (kept == nullptr) {
+            const char *colon = (const char *)memchr(at, ':', line.len);
+            size_t name = colon == nullptr ? 0 : (size_t)(colon + 1 - at);
+            appendStringInfoString(&text, escaped({at, name}, ""));
+            kept = escaped({at + name, line.len - name}, " [whisperer: not valid text, bytes escaped]");
+        }
+        appendStringInfoString(&text, kept);
+        at = next;
+    }
+    return text.data;
+}
+
 char *error_text(core::Slice bytes) {
     char *text = core::is_storable(bytes) ? from_utf8(bytes) : nullptr;
     return text == nullptr ? escaped(bytes, "") : text;

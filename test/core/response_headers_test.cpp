@@ -31,9 +31,12 @@ TEST(ResponseHeaders, AreReadAsTheyCome) {
         {"A: 1", {{"a", "1"}}},
         {"Content-Type: text/plain\r\nX-Two: 2\r\n", {{"content-type", "text/plain"}, {"x-two", "2"}}},
         {"A: 1\nB: 2", {{"a", "1"}, {"b", "2"}}},
-        {"A:1\r\nB: \t 2 \r\nC:\r\nD", {{"a", "1"}, {"b", "2 "}, {"c", ""}}}, // blanks at the end stay
+        {"A:1\r\nB: \t 2 \r\nC:\r\nD", {{"a", "1"}, {"b", "2"}, {"c", ""}}},
         {"no field\r\n: no name\r\n\r\nA: b:c", {{"a", "b:c"}}},
-        {"A: 1\rlost\nB: 2", {{"a", "1"}, {"b", "2"}}},
+        {"A: 1\rX: 3\nB: 2\r\r\n", {{"a", "1 X: 3"}, {"b", "2"}}}, // smuggled by a stray CR
+        {"A : 1\n : x", {{"a", "1 : x"}}},
+        {"A: 1\r\n  2\r\n\t\r\n 3\nB:\n x\n\n y", {{"a", "1 2 3"}, {"b", "x"}}}, // folded
+        {" lost\nno field\n lost\n: no name\n lost\nA: 1", {{"a", "1"}}},
         {"\xC3\x84: \xC3\x84\nA\xC3: x",
          {{"\xC3\x84", "\xC3\x84"}, {"a\xC3", "x"}}}, // only ASCII has a lower case here
     };

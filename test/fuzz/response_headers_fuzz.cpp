@@ -14,39 +14,56 @@ namespace {
 
 using Fields = std::vector<std::pair<std::string, std::string>>;
 
+bool is_blank(char c) {
+    return c == ' ' || c == '\t' || c == '\r';
+}
+
+// Without blanks around it, and without a CR within.
+std::string plain(std::string text) {
+    while (!text.empty() && is_blank(text.back()))
+        text.pop_back();
+    while (!text.empty() && is_blank(text.front()))
+        text.erase(0, 1);
+    for (char &c : text)
+        c = c == '\r' ? ' ' : c;
+    return text;
+}
+
 Fields model(const std::string &lines) {
-    Fields fields;
-    std::map<std::string, size_t> places;
-    for (size_t begin = 0; begin <= lines.size();) {
+    Fields fields; // as they stand there
+    bool within = false;
+    for (size_t begin = 0; begin < lines.size();) {
         size_t end = begin;
         while (end < lines.size() && lines[end] != '\n')
             end++;
-        std::string name, value;
-        bool has_colon = false, blank = true;
-        for (size_t i = begin; i < end && lines[i] != '\r'; i++) {
-            if (!has_colon && lines[i] == ':') {
-                has_colon = true;
-                continue;
-            }
-            if (!has_colon) {
-                const bool capital = lines[i] >= 'A' && lines[i] <= 'Z';
-                name.push_back(capital ? static_cast<char>(lines[i] | 0x20) : lines[i]);
-                continue;
-            }
-            blank = blank && (lines[i] == ' ' || lines[i] == '\t');
-            if (!blank)
-                value.push_back(lines[i]);
-        }
+        const std::string line = lines.substr(begin, end - begin);
         begin = end + 1;
-        if (!has_colon || name.empty())
+        const size_t colon = line.find(':');
+        if (!line.empty() && line != "\r" && is_blank(line[0])) {
+            if (within && !plain(line).empty())
+                fields.back().second += (fields.back().second.empty() ? "" : " ") + plain(line);
             continue;
-        const auto [place, is_new] = places.emplace(name, fields.size());
-        if (is_new)
-            fields.emplace_back(name, value);
-        else
-            fields[place->second].second += ", " + value;
+        }
+        within = colon != std::string::npos;
+        if (!within)
+            continue;
+        std::string name = plain(line.substr(0, colon));
+        for (char &c : name)
+            c = c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c;
+        fields.emplace_back(name, plain(line.substr(colon + 1)));
     }
-    return fields;
+    Fields joined;
+    std::map<std::string, size_t> places;
+    for (const auto &[name, value] : fields) {
+        if (name.empty())
+            continue;
+        const auto [place, is_new] = places.emplace(name, joined.size());
+        if (is_new)
+            joined.emplace_back(name, value);
+        else
+            joined[place->second].second += ", " + value;
+    }
+    return joined;
 }
 
 } // namespace
