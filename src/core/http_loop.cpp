@@ -10,6 +10,9 @@ namespace whisperer::core {
 namespace {
 
 constexpr Micros stall_tolerance = 50 * 1000; // lateness below this is counted as the receiver's time
+// A step, and what its owner does before it waits, may take this long; more is a stall. Counted, or no time
+// would pass while a receiver sends so much that each step takes long, such as HTTP/2 PINGs without end.
+constexpr Micros longest_work = 200 * 1000;
 constexpr Micros longest_wait =
     1000 * 1000; // with requests under way, so that a stall is noticed to the second
 constexpr Micros trouble_wait = 100 * 1000; // until a refused registration of a socket is tried again
@@ -189,6 +192,7 @@ void Engine::harvest_all() noexcept {
 
 void Engine::step(Micros now) noexcept {
     settle(now, true);
+    allowance_ = longest_work;
     bool full = false;
     size_t count = 0;
     int round = 0;

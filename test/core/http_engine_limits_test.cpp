@@ -182,6 +182,25 @@ TEST(HttpTime, AStallIsNotCountedAgainstTheReceiver) {
     EXPECT_EQ(owner.done[0].status, 200) << owner.done[0].error;
 }
 
+// A receiver that floods makes each step long. That is no stall, or neither its time nor anybody's would ever
+// be up.
+TEST(HttpTime, LongStepsAreCounted) {
+    std::atomic<int> requests{0};
+    Server server(hang_after_request(requests));
+    Owner owner;
+    ASSERT_TRUE(owner.post(1, server.url()));
+    ASSERT_TRUE(owner.until([&] { return requests == 1; }));
+    const Micros before = owner.ahead;
+    while (owner.engine->peek_done() == nullptr && owner.ahead < before + 600 * second) {
+        owner.engine->step(owner.now());
+        owner.ahead += 300 * 1000; // in the step
+        owner.engine->timeout_ms(owner.now());
+    }
+    ASSERT_NE(owner.engine->peek_done(), nullptr);
+    EXPECT_EQ(owner.engine->peek_done()->failure, Failure::response_timeout);
+    EXPECT_LT(owner.ahead - before, 20 * second);
+}
+
 TEST(HttpTime, ARequestAddedAfterAStallHasItsOwnTimeOnly) {
     std::atomic<int> requests{0};
     Server server(hang_after_request(requests));
