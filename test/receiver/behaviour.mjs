@@ -7,7 +7,7 @@ const REASONS = {
     429: 'Too Many Requests', 500: 'Internal Server Error', 503: 'Service Unavailable',
 };
 const STEP_KEYS = new Set(['times', 'status', 'reason', 'headers', 'body', 'body_base64', 'body_size', 'chunked',
-    'content_length', 'raw', 'raw_base64', 'endless', 'tunnel', 'delay', 'trickle', 'hang', 'cut', 'how', 'close']);
+    'content_length', 'raw', 'raw_base64', 'early', 'endless', 'tunnel', 'delay', 'trickle', 'hang', 'cut', 'how', 'close']);
 const STAGES = ['head', 'request', 'headers', 'body', 'end'];
 
 export class Behaviours {

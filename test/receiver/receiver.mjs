@@ -21,9 +21,10 @@ const names = new NameServer();
 let connections = 0;
 
 class Connection {
-    constructor(socket, port) {
+    constructor(socket, port, reuse) {
         this.socket = socket;
         this.port = port;
+        this.reuse = reuse;
         this.number = ++connections;
         this.requests = 0;
         this.closed = false;
@@ -47,14 +48,18 @@ class Connection {
 
     onHead(request) {
         request.step = behaviours.next(this.port, request);
-        if (request.step.cut !== 'head' && request.step.hang !== 'head') return;
+        const { early, cut, hang } = request.step;
+        if (!early && cut !== 'head' && hang !== 'head') return;
         store.add(request, this.port, this.number, ++this.requests, false);
-        perform(request.step, this, request, 'head');
+        if (early === 'unread') this.socket.pause();
+        perform(request.step, this, request, early ? 'request' : 'head');
     }
 
     onRequest(request) {
-        if (this.closed || request.step.cut === 'head' || request.step.hang === 'head') return;
+        const { early, cut, hang } = request.step;
+        if (this.closed || early || cut === 'head' || hang === 'head') return;
         store.add(request, this.port, this.number, ++this.requests);
+        if (this.reuse && this.requests > 1) return this.cut(this.reuse);
         store.begin(request.path);
         // Requests on one connection are answered in their order.
         if (isPlain(request.step) && !this.busy) {
@@ -122,8 +127,9 @@ function release(path) {
     }
 }
 
-// Opens a port: {name, port?, host?, tls?: {cert, key (file names), …}, accept?: "hang" | "reset" | "close" | ms}
-function listen({ name, port = 0, host = '127.0.0.1', tls: files, accept }) {
+// Opens a port: {name, port?, host?, tls?: {cert, key (file names), …}, accept?: "hang" | "reset" | "close" | ms,
+//     reuse?: "reset" | "close"}
+function listen({ name, port = 0, host = '127.0.0.1', tls: files, accept, reuse }) {
     const sockets = new Set();
     const onSocket = (socket) => {
         if (accept === 'reset') return socket.resetAndDestroy();
@@ -131,8 +137,8 @@ function listen({ name, port = 0, host = '127.0.0.1', tls: files, accept }) {
         sockets.add(socket);
         socket.on('close', () => sockets.delete(socket));
         if (accept === 'hang') return socket.on('error', () => {}).resume();
-        if (accept) return setTimeout(() => new Connection(socket, name), accept);
-        return new Connection(socket, name);
+        if (accept) return setTimeout(() => new Connection(socket, name, reuse), accept);
+        return new Connection(socket, name, reuse);
     };
     const server = files
         ? tls.createServer({ ...files, cert: fs.readFileSync(files.cert), key: fs.readFileSync(files.key) }, onSocket)

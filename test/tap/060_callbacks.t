@@ -51,7 +51,11 @@ sub failed { my ($count, $id) = @_; $node->poll_until('postgres', "SELECT count(
 		'alice|500|not now|1|false|a, b|t|{"n": 1}|{"n": 1}|every|t|the receiver answered with status 500;'
 		. 'alice|201|thanks|2|true|t|{"n": 1}|{"n": 1}|every|t',
 		'parity row 24: a callback after each attempt, as the owner, with response, type, instance and payload');
-	is(sql("SELECT response->'status', response->'headers', response->'body' FROM app.called WHERE false"), '', 'no more');
+	is(sql(q{SELECT string_agg(DISTINCT (SELECT string_agg(k, ' ' ORDER BY k) FROM jsonb_object_keys(response) k), ';') FROM app.called WHERE event_type = 'every'}),
+		'attempt body delivered elapsed_ms error event_uuid headers status', '... and nothing else in the response');
+	$node->wait_settled;
+	$node->poll_until('postgres', 'SELECT count(*) FROM whisperer.job', '0');
+	is(sql(q{SELECT count(*) FROM app.called WHERE event_type = 'every'}), '2', '... and no more calls');
 }
 
 # No response at all.
