@@ -123,11 +123,12 @@ Jsonb *parse_json_object(const char *text, const char *argument) {
     return result;
 }
 
-void check_sendable_text(const char *text, int len, const char *what) {
+size_t check_sendable_text(const char *text, int len, const char *what) {
     int encoding = GetDatabaseEncoding();
+    size_t size = (size_t)len;
     bool good;
     if (encoding == PG_UTF8)
-        return; // PostgreSQL admits no invalid text
+        return size; // PostgreSQL admits no invalid text
     if (encoding == PG_SQL_ASCII)
         good = core::valid_utf8(core::Slice{text, (size_t)len});
     else {
@@ -141,8 +142,9 @@ void check_sendable_text(const char *text, int len, const char *what) {
         unsigned char *converted = (unsigned char *)MemoryContextAllocHuge(CurrentMemoryContext, room);
         int done = pg_do_encoding_conversion_buf(conversion, encoding, PG_UTF8, (unsigned char *)text, len,
                                                  converted, (int)Min(room, (size_t)INT_MAX), true);
-        pfree(converted);
         good = done == len;
+        size = good ? strlen((const char *)converted) : 0;
+        pfree(converted);
     }
     if (!good)
         ereport(
@@ -151,6 +153,7 @@ void check_sendable_text(const char *text, int len, const char *what) {
                       GetDatabaseEncodingName()),
             errhint(
                 "Webhooks carry UTF-8; correct the value, or leave the column out of what is delivered."));
+    return size;
 }
 
 namespace {
@@ -163,15 +166,22 @@ StringInfoData begin_text() {
     return text;
 }
 
+// The size is that of what is sent.
+void check_size(size_t size, const char *what) {
+    if (size > (size_t)setting_max_payload_size)
+        ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                errmsg("%s of %zu bytes is larger than whisperer.max_payload_size", what, size),
+                errdetail("At most %d bytes are delivered.", setting_max_payload_size),
+                errhint("Deliver less of the row, or raise whisperer.max_payload_size."));
+}
+
 PayloadText checked_text(StringInfoData text, Jsonb *json, const char *what) {
     PayloadText result = {text.data + VARHDRSZ, text.len - VARHDRSZ, PointerGetDatum(text.data), json};
     SET_VARSIZE(text.data, text.len);
-    if (result.len > setting_max_payload_size)
-        ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-                errmsg("%s of %d bytes is larger than whisperer.max_payload_size", what, result.len),
-                errdetail("At most %d bytes are delivered.", setting_max_payload_size),
-                errhint("Deliver less of the row, or raise whisperer.max_payload_size."));
-    check_sendable_text(result.data, result.len, what);
+    // Before much is converted: no encoding's text becomes half as long in UTF-8.
+    if (result.len / 2 > setting_max_payload_size)
+        check_size((size_t)result.len, what);
+    check_size(check_sendable_text(result.data, result.len, what), what);
     return result;
 }
 
