@@ -183,6 +183,31 @@ for my $type (sort keys %moves)
 	is($receiver->names_asked->{"$name $type"}, 2, '... with one look-up for each');
 }
 
+# The worker's answers are kept for a minute, and its connections too: whatever it takes, what changed is judged by the address.
+sub reopened { $receiver->unlisten('world'); $receiver->listen(name => 'world', host => '::', port => $port); return; }
+$receiver->names('turns.test' => [ { A => ['8.8.8.8'] }, { A => ['127.0.0.1'] } ], 'opens.test' => [ { A => ['127.0.0.1'] }, { A => ['8.8.8.8'] } ], 'inner.test' => { A => ['127.0.0.1'] });
+my $since = time();
+is(attempt("http://turns.test:$port/turns"), 'delivered|200', 'from the worker, a name that is public at first');
+like(attempt("http://opens.test:$port/opens"), qr/^failed\|address 127\.0\.0\.1 \(loopback\) is not allowed/, '... and one that is not');
+set(allowed_networks => '127.0.0.1');
+is(attempt("http://$_:$port/inner"), 'delivered|200', "allowed: $_") for 'inner.test', 'turns.test';
+set(allowed_networks => '');
+like(attempt("http://inner.test:$port/closed-again"), qr/^failed\|address 127\.0\.0\.1 \(loopback\) is not allowed/, 'no longer: refused, with the answer known and a connection open');
+is($receiver->count(path => '/closed-again'), 0, '... and nothing came');
+my %last;
+for my $name (qw(turns opens))
+{
+	my $of_old = $name eq 'turns' ? qr/^delivered\|200$/ : qr/^failed\|address 127\.0\.0\.1 \(loopback\)/;
+	do
+	{
+		reopened();
+		$last{$name} = attempt("http://$name.test:$port/$name");
+	} while ($last{$name} =~ $of_old && time() < $since + $PostgreSQL::Test::Utils::timeout_default);
+	cmp_ok($receiver->names_asked->{"$name.test A"}, '>=', 2, "$name.test was asked for again, by and by");
+}
+like($last{turns}, qr/^failed\|address 127\.0\.0\.1 \(loopback\) is not allowed/, 'a name that has become inner is refused');
+is($last{opens}, 'delivered|200', 'a name that has become public is reached');
+
 # ---- By redirect, and by Host.
 for my $status (301, 302, 303, 307, 308)
 {
@@ -197,11 +222,18 @@ for my $host ('Host', 'host', 'HOST', 'Host ', ':authority')
 }
 
 # ---- Through the token URL: what holds for the receiver's holds for it.
-sub with_token { my ($url) = @_; return attempt("http://8.8.8.8:$port/tokened", config => qq({"max_attempts": 1, "auth": {"auth_type": "token", "url": "$url", "username": "u", "password": "p"}})); }
-for my $host ('127.0.0.1', '2130706433', '0x7f.1', '[::1]', '[::ffff:127.0.0.1]', '10-0-0-0.test', '169.254.169.254', '[fe80::]', '[64:ff9b::10.0.0.1]')
+sub with_token { my ($url, %more) = @_; return attempt("http://8.8.8.8:$port/tokened", config => qq({"max_attempts": 1, "auth": {"auth_type": "token", "url": "$url", "username": "u", "password": "p"}}), %more); }
+for my $way ('the worker', 'a session', 'the worker, by a proxy', 'a session, by a proxy')
 {
-	like(with_token("http://$host:$port/login"), qr/^failed\|.*address \S+ \([^()]+\) is not allowed; see whisperer\.allowed_networks/, "a token URL at $host is refused");
+	my %more = (sync => $way =~ /session/ ? 1 : 0);
+	set(proxy => $way =~ /proxy/ ? $receiver->url('', port => 'proxy') : '');
+	for my $host ('127.0.0.1', '2130706433', '0x7f.1', '[::1]', '[::ffff:127.0.0.1]', '10-0-0-0.test', '169.254.169.254', '[fe80::]', '[64:ff9b::10.0.0.1]')
+	{
+		like(with_token("http://$host:$port/inner-login", %more), qr/^failed\|.*address \S+ \([^()]+\) is not allowed; see whisperer\.allowed_networks/, "a token URL at $host is refused, from $way");
+	}
 }
+set(proxy => '');
+is($receiver->count(path => '/inner-login'), 0, '... and nobody was asked for a token');
 $receiver->answer('/login', { status => 302, headers => [ [ 'Location', "http://127.0.0.1:$port/away" ] ] }, { body => '{"key": "abc"}' });
 like(with_token("http://8.8.8.8:$port/login"), qr/^failed\|.*302/, 'a token URL that redirects is not followed');
 is(with_token("http://public.test:$port/login"), 'delivered|200', 'a public one is asked');
