@@ -175,6 +175,7 @@ void read_work(DeliveryWorker *worker) {
 
 void scan_work(DeliveryWorker *worker) {
     cancel_stragglers();
+    worker->subscription_changes->reset(); // somebody may have written a row without its change_xid
     worker->announce_jobs = true;
     load_work(worker);
 }

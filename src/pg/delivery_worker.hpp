@@ -24,6 +24,7 @@ struct DeliveryWorker {
     bool load_failed;      // the last time, for want of memory
     bool owners_changed;   // roles changed: owners may be gone
     bool owners_refreshed; // in the transaction under way
+    bool secrets_missing;  // of a subscription that was loaded
     bool refetch_states;   // at start: what was learnt of receivers
     bool announce_jobs;    // those who call users' functions may not know of what there is for them
     bool told_copy;        // the log has been told that this database is a copy

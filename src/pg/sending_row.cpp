@@ -128,6 +128,11 @@ bool sending_ended(uint64 row) {
     return DatumGetBool(spi_value(row, SENDING_ENDED, &is_null));
 }
 
+bool sending_incomplete(uint64 row) {
+    bool is_null;
+    return DatumGetBool(spi_value(row, SENDING_INCOMPLETE, &is_null));
+}
+
 core::SubscriptionFields sending_fields(uint64 row) {
     bool is_null;
     core::SubscriptionFields fields = {};
@@ -155,7 +160,8 @@ core::SubscriptionFields sending_fields(uint64 row) {
         fields.custom_countdown = countdown_is_custom(config, &custom);
     }
     fields.has_callback = DatumGetBool(spi_value(row, SENDING_HAS_CALLBACK, &is_null));
-    fields.sendable = DatumGetBool(spi_value(row, SENDING_ACTIVE, &is_null)) && owner_is_there(row);
+    fields.sendable = DatumGetBool(spi_value(row, SENDING_ACTIVE, &is_null)) && owner_is_there(row) &&
+                      !sending_incomplete(row);
     return fields;
 }
 

@@ -14,7 +14,8 @@ namespace whisperer::pg {
     "s.id, s.target_url, s.additional_headers, s.config, s.retry_countdown_config, s.is_active,"             \
     " s.ended_date IS NOT NULL, s.owner_oid, s.owner_name, s.owner_system, s.owner_dropped, c.secret_key, "  \
     "c.auth,"                                                                                                \
-    " t.consecutive_failures, t.paused_until, t.last_status, t.last_error, s.callback IS NOT NULL"
+    " t.consecutive_failures, t.paused_until, t.last_status, t.last_error, s.callback IS NOT NULL,"          \
+    " s.has_secret AND c.secret_key IS NULL OR s.auth_type IS NOT NULL AND c.auth IS NULL"
 #define SENDING_JOINS                                                                                        \
     " LEFT JOIN whisperer.subscription_secret c ON c.subscription_id = s.id"                                 \
     " LEFT JOIN whisperer.subscription_state t ON t.subscription_id = s.id"
@@ -38,6 +39,7 @@ enum SendingColumn {
     SENDING_STATUS,
     SENDING_ERROR,
     SENDING_HAS_CALLBACK,
+    SENDING_INCOMPLETE,
     SENDING_NEXT // the first column that the statement may add of its own
 };
 
@@ -45,6 +47,10 @@ int64 sending_subscription(uint64 row);
 
 // Has it been ended by unsubscribe()?
 bool sending_ended(uint64 row);
+
+// Are its secrets missing? They are on their way, by a restore that has loaded the subscription already:
+// nothing is sent without them.
+bool sending_incomplete(uint64 row);
 
 core::SubscriptionFields sending_fields(uint64 row);
 

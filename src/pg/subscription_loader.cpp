@@ -72,6 +72,7 @@ bool put_row(DeliveryWorker *worker, uint64 row) {
     }
     if (!worker->box->put_subscription(sending_fields(row)))
         return false;
+    worker->secrets_missing = worker->secrets_missing || sending_incomplete(row);
     core::ReceiverState state;
     if (worker->refetch_states && sending_state(row, &state))
         worker->box->set_receiver_state(state);
@@ -118,6 +119,10 @@ bool load_subscriptions(DeliveryWorker *worker) {
         worker->owners_changed = !home_refresh_owners(); // what somebody has locked is for the next time
         worker->owners_refreshed = true;
         worker->subscription_changes->reset(); // owners are not in change_xid: look at all
+    }
+    if (worker->secrets_missing) {
+        worker->secrets_missing = false;
+        worker->subscription_changes->reset(); // they are not in change_xid either
     }
     SnapshotXids now = current_snapshot_xids();
     if (!worker->subscription_changes->advance(now.xmin, now.xmax, now.running, now.count))

@@ -79,7 +79,10 @@ SELECT is_empty($$SELECT relname, relkind FROM relations WHERE relkind NOT IN ('
 SELECT set_eq($$SELECT tgrelid::regclass::text, tgfoid::regprocedure::text FROM pg_trigger WHERE tgrelid IN (SELECT oid FROM relations)$$,
     $$VALUES ('whisperer.home', 'whisperer.home_changed()'), -- a restore is noticed
              ('whisperer.subscription', 'whisperer.recipients_changed()'), -- sessions look anew for whom an event is
-             ('whisperer.event_type_entry', 'whisperer.recipients_changed()')$$, 'triggers: our own, for these reasons');
+             ('whisperer.event_type_entry', 'whisperer.recipients_changed()'),
+             ('whisperer.subscription', 'whisperer.renumber_row()'), -- a restore's rows are found by the workers
+             ('whisperer.delivery', 'whisperer.renumber_row()'),
+             ('whisperer.subscription_secret', 'whisperer.secrets_loaded()')$$, 'triggers: our own, for these reasons');
 SELECT is_empty($$SELECT ev_class::regclass, rulename FROM pg_rewrite WHERE ev_class IN (SELECT oid FROM relations) AND rulename <> '_RETURN'$$, 'no rules');
 -- What defaults, checks, indexes and views call: our own, or PostgreSQL's.
 SELECT is_empty($$
