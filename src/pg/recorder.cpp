@@ -77,8 +77,15 @@ Statement cancelled_statement = {
     " response_content = r.content, response_time = " NEW_RESPONSE_TIME
     ", error = r.error, request_datetimes = " NEW_DATETIMES ", modified_date = $10 FROM " RESULT_ARRAYS
     " WHERE d.uuid = r.uuid AND d.state = 'cancelled' AND d.uuid IN (SELECT h.uuid FROM whisperer.history h"
-    " WHERE h.uuid = ANY ($1) FOR UPDATE SKIP LOCKED)",
+    " WHERE h.uuid = ANY ($1) FOR UPDATE SKIP LOCKED) RETURNING d.uuid",
     10, RESULT_TYPES, nullptr};
+// Of those that were not written: what is there all the same. Somebody has the row locked, or has just made
+// it pending again.
+Statement kept_statement = {"SELECT uuid FROM whisperer.history WHERE uuid = ANY ($1) AND state = 'cancelled'"
+                            " UNION ALL SELECT uuid FROM whisperer.delivery WHERE uuid = ANY ($1)",
+                            1,
+                            {UUIDARRAYOID},
+                            nullptr};
 
 // What is to be done with the row of a result.
 enum class Fate : uint8_t { settle, retry, cancelled, postpone };
@@ -104,14 +111,20 @@ struct UuidSet {
     }
 };
 
-UuidSet query_uuids(Statement *statement, Datum array) {
-    Datum arguments[1] = {array};
-    uint64 rows = internal_execute(statement, arguments);
+// The first column of the last result's rows.
+UuidSet result_uuids() {
+    uint64 rows = SPI_processed;
     UuidSet set = {(core::Uuid *)palloc(sizeof(core::Uuid) * Max(rows, (uint64)1)), rows};
     for (uint64 i = 0; i < rows; i++)
         set.uuids[i] = spi_uuid(i, 1);
     qsort(set.uuids, set.count, sizeof(core::Uuid), compare_uuids);
     return set;
+}
+
+UuidSet query_uuids(Statement *statement, Datum array) {
+    Datum arguments[1] = {array};
+    internal_execute(statement, arguments);
+    return result_uuids();
 }
 
 Datum uuid_array(core::Uuid *uuids, size_t count) {
@@ -211,7 +224,8 @@ void add_column(Columns *columns, const core::AttemptResult &result, Fate fate) 
     columns->due[i] = fate != Fate::retry ? (Datum)0 : TimestampTzGetDatum(to_timestamp(result.due));
 }
 
-void write_fate(core::Outbox *box, Fate fate, Statement *statement) {
+// How many there are of that fate; the statement's rows, if it returns any, are the last result.
+size_t write_fate(core::Outbox *box, Fate fate, Statement *statement) {
     Columns *columns = (Columns *)palloc(sizeof(Columns));
     columns->count = 0;
     for (size_t i = 0; i < recording.count; i++)
@@ -219,7 +233,7 @@ void write_fate(core::Outbox *box, Fate fate, Statement *statement) {
             add_column(columns, box->result(i), fate);
     size_t n = (size_t)columns->count;
     if (n == 0)
-        return;
+        return 0;
     Datum arguments[10] = {array_of(columns->uuid, nullptr, n, UUIDOID),
                            array_of(columns->state, nullptr, n, TEXTOID),
                            array_of(columns->attempts, nullptr, n, INT4OID),
@@ -231,6 +245,26 @@ void write_fate(core::Outbox *box, Fate fate, Statement *statement) {
                            array_of(columns->due, columns->no_due, n, TIMESTAMPTZOID),
                            TimestampTzGetDatum(GetCurrentTimestamp())};
     internal_execute(statement, arguments);
+    return n;
+}
+
+// What was cancelled may have been a success all the same: it is not lost because somebody has the row of the
+// history locked at this moment.
+void write_cancelled(core::Outbox *box) {
+    size_t count = write_fate(box, Fate::cancelled, &cancelled_statement);
+    if (count == 0 || SPI_processed == count)
+        return;
+    UuidSet written = result_uuids();
+    core::Uuid *uuids = (core::Uuid *)palloc(sizeof(core::Uuid) * count);
+    size_t left = 0;
+    for (size_t i = 0; i < recording.count; i++)
+        if (recording.fates[i] == Fate::cancelled && !written.has(box->result(i).uuid))
+            uuids[left++] = box->result(i).uuid;
+    UuidSet kept = query_uuids(&kept_statement, uuid_array(uuids, left));
+    for (size_t i = 0; i < recording.count; i++)
+        if (recording.fates[i] == Fate::cancelled && !written.has(box->result(i).uuid) &&
+            kept.has(box->result(i).uuid))
+            recording.fates[i] = Fate::postpone;
 }
 
 // Calls of users' functions that the attempts ask for. Costs nothing where there are none.
@@ -273,7 +307,7 @@ void write_results(core::Outbox *box, Statement *retry) {
     settle_deliveries(box);
     lock_retries(box);
     write_fate(box, Fate::retry, retry);
-    write_fate(box, Fate::cancelled, &cancelled_statement);
+    write_cancelled(box);
     write_jobs(box);
 }
 

@@ -1,0 +1,68 @@
+# A delivery is cancelled while its request is under way, and its answer comes while somebody has the cancelled row locked: the
+# answer is not lost. What was answered with 2xx is delivered after all, whatever becomes of that lock.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../lib";
+use Test::More;
+
+use Whisperer::Node;
+use Whisperer::Receiver;
+
+my $node = Whisperer::Node->started('main', settings => 'whisperer.request_timeout = 600');
+my $receiver = Whisperer::Receiver->new;
+my $holder = $node->background_psql('postgres');
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+sub subscribe
+{
+	my ($type) = @_;
+	my $url = $receiver->url("/$type");
+	sql(qq{SELECT whisperer.register_event_type('$type'); SELECT whisperer.subscribe('$type', '$url')});
+	return;
+}
+subscribe('other');
+
+# ---- What the other session does with the row, its end, the answer, and what is to be seen then.
+my @cases = (
+	[ 'cancel', 'COMMIT', 200, 'delivered|1|200' ],
+	[ 'cancel', 'ROLLBACK', 200, 'delivered|1|200' ],
+	[ 'retry', 'ROLLBACK', 200, 'delivered|1|200' ],
+	[ 'retry', 'COMMIT', 200, 'delivered|1|200' ],
+	[ 'cancel', 'COMMIT', 500, 'cancelled|1|500' ]);
+my $others = 0;
+for my $number (1 .. @cases)
+{
+	my ($call, $end, $status, $expected) = @{ $cases[ $number - 1 ] };
+	my $name = "$call, $end, $status";
+	my $type = "t$number";
+	subscribe($type);
+	$receiver->answer("/$type", {hang => 'request', status => $status});
+	my $uuid = sql("SELECT (whisperer.deliver_event('{}'::jsonb, '$type'))[1]");
+	$receiver->await("/$type", 1);
+	sql("SELECT whisperer.cancel('$uuid')");
+	$holder->query_safe("BEGIN; SELECT whisperer.$call('$uuid')");
+	$receiver->release("/$type");
+	# The answer has come, and when one that comes later has been recorded, its turn was there.
+	$node->poll_until('postgres', q{SELECT in_flight FROM whisperer.workers WHERE kind = 'delivery'}, '0');
+	sql(q{SELECT whisperer.deliver_event('{}'::jsonb, 'other')});
+	$others++;
+	$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'other' AND delivered}, $others);
+	is(sql("SELECT state FROM whisperer.webhook_events WHERE uuid = '$uuid'"), 'cancelled', "$name: while the row is locked");
+	$holder->query_safe($end);
+	my $seen = eval {
+		$node->poll_until('postgres',
+			"SELECT concat_ws('|', state, retry_count, response_http_status) FROM whisperer.webhook_events WHERE uuid = '$uuid'",
+			$expected);
+	};
+	is($seen ? $expected : $@, $expected, "$name: recorded afterwards");
+	is($receiver->count(path => "/$type"), 1, "$name: in one request");
+}
+ok($node->poll_until('postgres', q{SELECT concat_ws(' ', attempts, delivered, failed) FROM whisperer.statistics}, '10 9 0'),
+	'each is counted once');
+
+$holder->quit;
+$node->stop;
+done_testing();
