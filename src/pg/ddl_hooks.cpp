@@ -165,9 +165,14 @@ void after_database_set(const AlterDatabaseSetStmt *statement) {
         wake_launcher_for(get_database_oid(statement->dbname, true));
 }
 
-// Workers are the bootstrap superuser, whose settings and those of all roles they take over.
+// Workers are the bootstrap superuser, whose settings and those of all roles they take over. Everybody may
+// change the own role's.
+bool workers_take_over(const RoleSpec *role) {
+    return role == nullptr || get_rolespec_oid(role, true) == BOOTSTRAP_SUPERUSERID;
+}
+
 void after_role_set(const AlterRoleSetStmt *statement) {
-    if (is_our_setting(statement->setstmt))
+    if (is_our_setting(statement->setstmt) && workers_take_over(statement->role))
         wake_launcher_for(statement->database == nullptr ? InvalidOid
                                                          : get_database_oid(statement->database, true));
 }
