@@ -145,6 +145,30 @@ void before_create(const CreatedbStmt *statement) {
         empty_database(source);
 }
 
+// Workers take the extension's lock, in share mode, for each transaction, and do not queue for it. PostgreSQL
+// gives everybody the exclusive one: it looks whether the role may drop the extension when it has it, and not
+// at all whether it may make something of its own depend on it, which then holds the lock until its
+// transaction ends.
+void require_extension_owner() {
+    Oid extension = get_extension_oid("whisperer", true);
+    if (OidIsValid(extension) && !compat_owns_extension(extension, GetUserId()))
+        aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_EXTENSION, "whisperer");
+}
+
+void before_drop_objects(const DropStmt *statement) {
+    ListCell *name;
+    if (statement->removeType != OBJECT_EXTENSION)
+        return;
+    foreach (name, statement->objects)
+        if (strcmp(strVal(lfirst(name)), "whisperer") == 0)
+            require_extension_owner();
+}
+
+void before_depends(const AlterObjectDependsStmt *statement) {
+    if (strcmp(strVal(statement->extname), "whisperer") == 0)
+        require_extension_owner();
+}
+
 // ---- What concerns the launcher
 // --------------------------------------------------------------------------------------
 
@@ -200,6 +224,12 @@ void before_statement(Node *statement) {
         break;
     case T_CreatedbStmt:
         before_create(reinterpret_cast<CreatedbStmt *>(statement));
+        break;
+    case T_DropStmt:
+        before_drop_objects(reinterpret_cast<DropStmt *>(statement));
+        break;
+    case T_AlterObjectDependsStmt:
+        before_depends(reinterpret_cast<AlterObjectDependsStmt *>(statement));
         break;
     default:
         break;
