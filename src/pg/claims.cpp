@@ -99,7 +99,20 @@ void give_up(SubTransactionId subtransaction) {
     mine_count = kept;
 }
 
+// Nobody would hold the claims of a prepared transaction: the worker, which sees its results only when it is
+// committed, would send those deliveries once more.
+void refuse_prepare() {
+    ereport(
+        ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+        errmsg("cannot PREPARE a transaction that has sent a delivery again"),
+        errdetail("Until its result is committed the background would send that delivery, too."),
+        errhint("Commit it without PREPARE TRANSACTION, or leave the delivery to the background: _async => "
+                "true."));
+}
+
 void at_transaction(XactEvent event, void *) {
+    if (event == XACT_EVENT_PRE_PREPARE && mine_count > 0)
+        refuse_prepare();
     if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
         give_up(InvalidSubTransactionId);
 }

@@ -12,7 +12,8 @@
 namespace whisperer::pg {
 
 // Claims a delivery of this database until the transaction ends, or the subtransaction rolls back. False:
-// another session has. ERROR 53400 when there are too many. A second claim by the same transaction is fine.
+// another session has. ERROR 53400 when there are too many. A second claim by the same transaction is fine. A
+// transaction with claims cannot be prepared: 0A000.
 bool claim_delivery(const core::Uuid &uuid);
 
 // As core::FlightRecorder wants it: has a session claimed it? Cheap while there are no claims at all.

@@ -58,4 +58,45 @@ $node->safe_psql('second', q{COMMIT PREPARED 'p5'});
 $receiver->await('/second', 1);
 pass('in a second database');
 
+# ---- Synchronous deliveries: of new events, they are recorded in the transaction, as without two phases.
+sub subscribe
+{
+	my ($type, $more) = @_;
+	my $url = $receiver->url("/$type");
+	$node->safe_psql('postgres', qq{SELECT whisperer.register_event_type('$type'); SELECT whisperer.subscribe('$type', '$url', $more)});
+	return;
+}
+my $at_once = q{retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 0}}'};
+subscribe('now', $at_once);
+subscribe('later', $at_once);
+subscribe('undone', $at_once);
+$receiver->answer('/later', { status => 500 }, { status => 200 });
+$node->safe_psql('postgres', qq{BEGIN;
+	SELECT whisperer.deliver_event('{}'::jsonb, type, _async => false) FROM unnest('{now,later}'::text[]) type;
+	PREPARE TRANSACTION 'p6'});
+$node->safe_psql('postgres', q{BEGIN; SELECT whisperer.deliver_event('{}'::jsonb, 'undone', _async => false); PREPARE TRANSACTION 'p7'});
+$node->safe_psql('postgres', q{ROLLBACK PREPARED 'p7'});
+is(join(' ', map { $receiver->count(path => "/$_") } qw(now later undone)), '1 1 1', 'synchronous: each is sent at once');
+my $states = q{SELECT string_agg(concat_ws(' ', event_type, state, retry_count), ', ' ORDER BY event_type)
+	FROM whisperer.webhook_events WHERE event_type IN ('now', 'later', 'undone')};
+is($node->safe_psql('postgres', $states), '', 'and seen by nobody while it is prepared');
+$node->safe_psql('postgres', q{COMMIT PREPARED 'p6'});
+ok($node->poll_until('postgres', $states, 'later delivered 2, now delivered 1'), 'the results come with COMMIT PREPARED, and so does what is to be sent again');
+is(join(' ', map { $receiver->count(path => "/$_") } qw(now later undone)), '1 2 1', 'nothing else is');
+
+# What is sent again is pending for everybody else until that commits: the worker would send it, too.
+subscribe('again', q{config => '{"max_attempts": 1}'});
+$receiver->answer('/again', { status => 500, times => 2 }, { status => 200 });
+my $uuid = $node->safe_psql('postgres', q{SELECT (whisperer.deliver_event('{}'::jsonb, 'again'))[1]});
+my $state = "SELECT state || retry_count FROM whisperer.webhook_events WHERE uuid = '$uuid'";
+$node->poll_until('postgres', $state, 'failed1');
+my $again = "SELECT whisperer.deliver_event(NULL, 'again', event_uuid => '$uuid', _async => false)";
+my ($status, $output, $errors) = $node->psql('postgres', "\\set VERBOSITY verbose\nBEGIN; $again; PREPARE TRANSACTION 'p8'");
+like($errors, qr/ERROR:  0A000: .*HINT:  .*_async => true/s, 'sent again synchronously: not to be prepared');
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_prepared_xacts; $state"), "0\nfailed1", 'nothing of it stays');
+$node->safe_psql('postgres', "BEGIN; SAVEPOINT s; $again; ROLLBACK TO s; INSERT INTO item VALUES (8); PREPARE TRANSACTION 'p8'");
+$node->safe_psql('postgres', q{COMMIT PREPARED 'p8'});
+$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'item' AND delivered}, 5);
+pass('after it was rolled back to a savepoint it may');
+
 done_testing();
