@@ -3,6 +3,7 @@
 #include "pg/ddl_hooks.hpp"
 
 #include "pg/compat.hpp"
+#include "pg/prepared.hpp"
 #include "pg/roster.hpp"
 #include "pg/trigger_access.hpp"
 #include "pg/wake.hpp"
@@ -201,13 +202,8 @@ void after_role_set(const AlterRoleSetStmt *statement) {
                                                          : get_database_oid(statement->database, true));
 }
 
-void after_transaction(const TransactionStmt *statement) {
-    if (statement->kind != TRANS_STMT_COMMIT_PREPARED)
-        return;
-    if (roster_this_database() != nullptr)
-        wake_all_now();
-    else
-        roster_look_at(MyDatabaseId); // perhaps CREATE EXTENSION was in it
+bool commits_prepared(const TransactionStmt *statement) {
+    return statement->kind == TRANS_STMT_COMMIT_PREPARED;
 }
 
 void before_statement(Node *statement) {
@@ -224,6 +220,10 @@ void before_statement(Node *statement) {
         break;
     case T_CreatedbStmt:
         before_create(reinterpret_cast<CreatedbStmt *>(statement));
+        break;
+    case T_TransactionStmt:
+        if (commits_prepared(reinterpret_cast<TransactionStmt *>(statement)))
+            prepared_watch();
         break;
     case T_DropStmt:
         before_drop_objects(reinterpret_cast<DropStmt *>(statement));
@@ -252,7 +252,8 @@ void after_statement(Node *statement) {
             wake_launcher_for(MyDatabaseId);
         break;
     case T_TransactionStmt:
-        after_transaction(reinterpret_cast<TransactionStmt *>(statement));
+        if (commits_prepared(reinterpret_cast<TransactionStmt *>(statement)))
+            wake_prepared();
         break;
     default:
         break;
@@ -269,8 +270,7 @@ bool refused_in_block(Node *statement) {
 
 // What may free its own statement, which is not to be looked at afterwards.
 bool ends_transaction(Node *statement) {
-    return IsA(statement, TransactionStmt) &&
-           castNode(TransactionStmt, statement)->kind != TRANS_STMT_COMMIT_PREPARED;
+    return IsA(statement, TransactionStmt) && !commits_prepared(castNode(TransactionStmt, statement));
 }
 
 void utility(PlannedStmt *planned, const char *query, bool read_only_tree, ProcessUtilityContext context,

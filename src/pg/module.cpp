@@ -3,6 +3,7 @@
 #include "pg/claims.hpp"
 #include "pg/ddl_hooks.hpp"
 #include "pg/launcher.hpp"
+#include "pg/prepared.hpp"
 #include "pg/recipients.hpp"
 #include "pg/roster.hpp"
 #include "pg/settings.hpp"
@@ -48,6 +49,7 @@ void _PG_init(void) {
     roster_init();
     claims_init();
     wake_init();
+    prepared_init();
     writer_init();
     recipients_init();
     ddl_hooks_init();

@@ -2,10 +2,12 @@
 
 #include "pg/wake.hpp"
 
+#include "pg/prepared.hpp"
 #include "pg/roster.hpp"
 
 extern "C" {
 #include "access/xact.h"
+#include "replication/logicalworker.h"
 #include "utils/memutils.h"
 }
 
@@ -95,14 +97,37 @@ void publish() {
             roster_look_at(launcher_databases[i]);
 }
 
+// It is not known who will commit it.
+void note_prepared() {
+    uint32 news = 0;
+    if (any_bits)
+        news |= PREPARED_DELIVERIES;
+    if (reload || recall || everything)
+        news |= PREPARED_RECALL;
+    for (bool kind : jobs)
+        if (kind)
+            news |= PREPARED_JOBS;
+    prepared_note(news);
+}
+
 void at_transaction(XactEvent event, void *) {
     switch (event) {
+    case XACT_EVENT_PRE_PREPARE:
+        note_prepared();
+        break;
+    case XACT_EVENT_PRE_COMMIT:
+        // Within such a transaction apply workers commit what was prepared, without a statement.
+        if (IsLogicalWorker() && roster_this_database() != nullptr) {
+            wake_prepared();
+            prepared_watch();
+        }
+        break;
     case XACT_EVENT_COMMIT:
         publish();
         forget();
         break;
     case XACT_EVENT_ABORT:
-    case XACT_EVENT_PREPARE: // COMMIT PREPARED wakes everything
+    case XACT_EVENT_PREPARE: // COMMIT PREPARED wakes
         forget();
         break;
     default:
@@ -176,12 +201,23 @@ void wake_all() {
     everything = any_marks = true;
 }
 
-void wake_all_now() {
+void wake_prepared() {
+    uint32 news = prepared_heard();
+    if (news == 0)
+        return;
     DatabaseSlot *slot = roster_this_database();
+    if (slot == nullptr || (news & PREPARED_UNKNOWN) != 0)
+        roster_look_at(MyDatabaseId); // perhaps CREATE EXTENSION was in it
     if (slot == nullptr)
         return;
     roster_mark_reload(slot, true);
-    pg_atomic_fetch_add_u32(&slot->recalls, 1);
+    if ((news & PREPARED_RECALL) != 0) {
+        pg_atomic_fetch_add_u32(&slot->recalls, 1);
+        roster_broadcast_settled();
+    }
+    if ((news & PREPARED_JOBS) != 0)
+        for (int kind = 0; kind < job_kinds; kind++)
+            roster_jobs_written(static_cast<JobKind>(kind));
 }
 
 void wake_launcher_for(Oid database) {

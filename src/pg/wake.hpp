@@ -2,7 +2,8 @@
 //
 // Everything here is backend-local until XACT_EVENT_COMMIT (transaction already visible then), when it is
 // published to shared memory and the workers' latches are set. Rolled-back subtransactions are forgotten. At
-// PREPARE it is dropped; the COMMIT PREPARED hook wakes everything instead.
+// PREPARE what kind of news it was goes with the transaction (prepared.hpp), and whoever commits it wakes all
+// workers of the database.
 #pragma once
 
 #include "pg/prelude.hpp"
@@ -31,8 +32,9 @@ void wake_results(uint64 attempts, uint64 delivered, uint64 failed);
 // Everything of this database must be looked at again (resume).
 void wake_all();
 
-// The same at once, not at commit: after COMMIT PREPARED, when the rows are visible already.
-void wake_all_now();
+// Tells at once what was prepared and has been committed since prepared_watch(): its rows are visible
+// already.
+void wake_prepared();
 
 // CREATE or DROP EXTENSION whisperer, or ALTER DATABASE SET whisperer.…: the launcher must look at this
 // database at commit. InvalidOid: at every database.

@@ -58,6 +58,45 @@ $node->safe_psql('second', q{COMMIT PREPARED 'p5'});
 $receiver->await('/second', 1);
 pass('in a second database');
 
+# Two-phase commits that have nothing of ours in them wake nobody: a worker that had to look after each of others' would send
+# nothing meanwhile. (For reasons of its own it may wake at any time: there is a window in which it does not.)
+$node->safe_psql('postgres', 'CREATE TABLE others (id integer)');
+my $active = q{SELECT last_activity FROM whisperer.workers WHERE kind = 'delivery' AND database = 'postgres'};
+my ($slept, $arrived) = (0, 1);
+for my $try (1 .. 10)
+{
+	my $before = $node->safe_psql('postgres', $active);
+	$node->safe_psql('postgres', join '', map { "BEGIN; INSERT INTO others VALUES ($_); PREPARE TRANSACTION 'o$_'; COMMIT PREPARED 'o$_';\n" } 1 .. 5);
+	$node->safe_psql('second', q{SELECT whisperer.deliver_event('{"id": 6}'::jsonb, 'item')});
+	$receiver->await('/second', ++$arrived);
+	$slept = $node->safe_psql('postgres', $active) eq $before;
+	last if $slept;
+}
+ok($slept, 'others\' two-phase commits wake no worker');
+
+# What is taken back, or changed, by a two-phase commit does.
+$receiver->answer('/held', { status => 200 }, { hang => 'request' }, { status => 200 });
+$node->safe_psql('postgres', qq{SELECT whisperer.register_event_type('held');
+	SELECT whisperer.subscribe('held', '@{[$receiver->url('/held')]}', config => '{"max_in_flight": 1}');
+	SELECT whisperer.deliver_event('{}'::jsonb, 'held')});
+$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'held' AND delivered}, 1);
+$node->safe_psql('postgres', q{SELECT whisperer.deliver_event(jsonb_build_object('id', n), 'held') FROM generate_series(1, 3) n});
+$receiver->await('/held', 2);
+my %flying = map { $_->{id} => 1 } $receiver->requests(path => '/held');
+my ($cancelled) = grep { !$flying{$_} } split /\n/, $node->safe_psql('postgres', q{SELECT uuid FROM whisperer.pending WHERE event_type = 'held'});
+$node->safe_psql('postgres', "BEGIN; SELECT whisperer.cancel('$cancelled'); PREPARE TRANSACTION 'cancel'");
+$node->safe_psql('postgres', q{COMMIT PREPARED 'cancel'});
+$receiver->release('/held');
+$node->wait_settled;
+is(scalar(grep { $_->{id} eq $cancelled } $receiver->requests(path => '/held')), 0, 'what was cancelled by one is not sent');
+my $moved = $receiver->url('/moved');
+$node->safe_psql('postgres', qq{BEGIN;
+	SELECT whisperer.update_subscription(id, '{"target_url": "$moved"}') FROM whisperer.subscriptions WHERE event_type = 'held';
+	PREPARE TRANSACTION 'move'});
+$node->safe_psql('postgres', q{COMMIT PREPARED 'move'; SELECT whisperer.deliver_event('{}'::jsonb, 'held')});
+$receiver->await('/moved', 1);
+pass('a subscription changed by one is changed');
+
 # ---- Synchronous deliveries: of new events, they are recorded in the transaction, as without two phases.
 sub subscribe
 {
@@ -83,6 +122,15 @@ is($node->safe_psql('postgres', $states), '', 'and seen by nobody while it is pr
 $node->safe_psql('postgres', q{COMMIT PREPARED 'p6'});
 ok($node->poll_until('postgres', $states, 'later delivered 2, now delivered 1'), 'the results come with COMMIT PREPARED, and so does what is to be sent again');
 is(join(' ', map { $receiver->count(path => "/$_") } qw(now later undone)), '1 2 1', 'nothing else is');
+
+# Their callbacks are called then.
+$node->safe_psql('postgres', q{CREATE TABLE called (event_type text);
+	CREATE FUNCTION note(response jsonb, event_type text, instance jsonb, payload jsonb) RETURNS void
+		LANGUAGE sql AS 'INSERT INTO public.called VALUES (event_type)'});
+subscribe('calls', q{callback => 'note'});
+$node->safe_psql('postgres', q{BEGIN; SELECT whisperer.deliver_event('{}'::jsonb, 'calls', _async => false); PREPARE TRANSACTION 'c'});
+$node->safe_psql('postgres', q{COMMIT PREPARED 'c'});
+ok($node->poll_until('postgres', 'SELECT string_agg(event_type, $$ $$) FROM called', 'calls'), 'and the callback is called, by no scan');
 
 # What is sent again is pending for everybody else until that commits: the worker would send it, too.
 subscribe('again', q{config => '{"max_attempts": 1}'});
