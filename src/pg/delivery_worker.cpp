@@ -341,6 +341,7 @@ void turn(DeliveryWorker *worker) {
     loop.backing_off = monotonic_micros() < loop.try_again_at;
     work_on_tables(worker, monotonic_micros());
     wake_sending(worker);
+    journal_tend(worker->journal);
     tell_state(worker);
     MemoryContextReset(CurrentMemoryContext);
 }

@@ -7,8 +7,7 @@
 #include "pg/worker.hpp"
 
 #include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
+#include <pthread.h>
 #include <unistd.h>
 
 extern "C" {
@@ -35,7 +34,7 @@ enum EntryState : uint32 {
 };
 
 struct Entry {
-    uint32 state; // written last
+    uint32 state;
     core::CrashCount before;
     core::Uuid uuid;
     int64 subscription;
@@ -55,13 +54,60 @@ void journal_path(char (&path)[MAXPGPATH], Oid database, int shard) {
     snprintf(path, sizeof(path), "%s/%u.%d.journal", worker_directory, database, shard);
 }
 
-// A shared mapping of the file, made and zeroed if need be. Its blocks are allocated here: a full disk must
-// be an ERROR now and not a SIGBUS later.
-JournalFile *map_file(const char *path) {
+// Not a mapping: where a page cannot be had when it is written (a full disk, and a file system that writes
+// elsewhere than it allocated, or a sparse file), a store is a SIGBUS, which restarts the server, and again
+// in the next worker. A write says so. False: errno says why.
+bool write_at(int fd, const void *data, size_t size, off_t offset) {
+    const char *from = (const char *)data;
+    while (size > 0) {
+        ssize_t written = pwrite(fd, from, size, offset);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0) {
+            errno = written == 0 ? ENOSPC : errno;
+            return false;
+        }
+        from += written;
+        offset += written;
+        size -= (size_t)written;
+    }
+    return true;
+}
+
+// All of a journal from its beginning; what cannot be read of it, or is none, is as good as empty. False: so
+// it is.
+bool read_file(int fd, JournalFile *file) {
+    ssize_t got = read(fd, file, sizeof(*file));
+    bool good =
+        got == (ssize_t)sizeof(*file) && file->magic == journal_magic && file->entry_size == sizeof(Entry);
+    if (!good) {
+        memset(file, 0, sizeof(*file));
+        file->magic = journal_magic;
+        file->entry_size = sizeof(Entry);
+    }
+    return good;
+}
+
+// A copy of the journal of one of a database's shards; false where there is none.
+bool read_journal(Oid database, int shard, JournalFile *copy) {
+    char path[MAXPGPATH];
+    journal_path(path, database, shard);
+    int fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
+    if (fd < 0)
+        return false;
+    bool good = read_file(fd, copy);
+    CloseTransientFile(fd);
+    return good;
+}
+
+// The file, made if need be, open for as long as the process lives. Its blocks are allocated here, so that
+// most file systems can be relied on to have room for what is written later.
+int open_file(const char *path) {
     worker_directory_make();
-    int fd = OpenTransientFile(path, O_RDWR | O_CREAT | PG_BINARY);
+    int fd = BasicOpenFile(path, O_RDWR | O_CREAT | PG_BINARY);
     if (fd < 0)
         ereport(ERROR, errcode_for_file_access(), errmsg("could not open file \"%s\": %m", path));
+    ReserveExternalFD();
     int failed = posix_fallocate(fd, 0, sizeof(JournalFile));
     if (failed != 0) {
         errno = failed;
@@ -69,32 +115,22 @@ JournalFile *map_file(const char *path) {
                 errmsg("could not allocate %zu bytes for file \"%s\": %m", sizeof(JournalFile), path),
                 errhint("Free space in the data directory; the worker tries again."));
     }
-    void *memory = mmap(nullptr, sizeof(JournalFile), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (memory == MAP_FAILED)
-        ereport(ERROR, errcode_for_file_access(), errmsg("could not map file \"%s\": %m", path));
-    CloseTransientFile(fd);
-    return (JournalFile *)memory;
+    return fd;
 }
 
-// Adds the entries of one journal to the suspects, and leaves them there as such.
-void take_suspects(JournalFile *file, Suspect *suspects, int *count, int capacity) {
-    if (file->magic != journal_magic || file->entry_size != sizeof(Entry)) {
-        memset(file, 0, sizeof(*file));
-        file->magic = journal_magic;
-        file->entry_size = sizeof(Entry);
-        return;
-    }
+// Adds the entries of one journal to the suspects.
+void take_suspects(const JournalFile *file, Suspect *suspects, int *count, int capacity) {
     int in_flight = 0;
     for (const Entry &entry : file->entries)
         in_flight += flies(entry);
-    for (Entry &entry : file->entries) {
+    for (const Entry &entry : file->entries) {
+        core::CrashCount crashes = entry.before;
         if (flies(entry)) {
-            entry.before.crashes++;
-            entry.before.alone += entry.state == ENTRY_ALONE || in_flight == 1;
-            entry.state = ENTRY_SUSPECT;
+            crashes.crashes++;
+            crashes.alone += entry.state == ENTRY_ALONE || in_flight == 1;
         }
-        if (entry.state == ENTRY_SUSPECT && *count < capacity)
-            suspects[(*count)++] = {entry.uuid, entry.before, entry.subscription};
+        if (entry.state != ENTRY_FREE && *count < capacity)
+            suspects[(*count)++] = {entry.uuid, crashes, entry.subscription};
     }
 }
 
@@ -109,55 +145,101 @@ void write_suspects(JournalFile *file, const Suspect *suspects, int count) {
     }
 }
 
-// A copy of the journal of one of this database's shards; false where there is none.
-bool read_journal(int shard, JournalFile *copy) {
+} // namespace
+
+// The file as it is to be, a stack of its free entries, and what could not be written.
+struct Journal {
+    JournalFile file;
+    int fd;
     char path[MAXPGPATH];
-    journal_path(path, MyDatabaseId, shard);
-    int fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
-    if (fd < 0)
-        return false;
-    ssize_t got = read(fd, copy, sizeof(JournalFile));
-    CloseTransientFile(fd);
-    return got == (ssize_t)sizeof(JournalFile) && copy->magic == journal_magic;
+    int suspect_entries; // as many of the first ones were written for suspects at the start
+    int free_count;
+    int free_entries[journal_capacity];
+
+    // Of the process's own thread, which mends and tells, and of whichever thread holds the outbox's lock.
+    pthread_mutex_t lock;
+    bool stale[journal_capacity]; // otherwise in the file than here
+    int stale_count;
+    int trouble;     // errno; 0: all went well lately
+    int64 failed_at; // monotonic_micros()
+    bool told;
+};
+
+namespace {
+
+// After a failure so much time must pass before one that goes well is taken for its end: on a disk that is
+// nearly full they alternate.
+constexpr int64 calm = 5 * 1000 * 1000;
+
+bool write_entry(Journal *journal, int slot) {
+    const Entry &entry = journal->file.entries[slot];
+    bool good = write_at(journal->fd, &entry, sizeof(entry),
+                         (off_t)(offsetof(JournalFile, entries) + sizeof(entry) * (size_t)slot));
+    if (!good) {
+        journal->trouble = errno;
+        journal->failed_at = monotonic_micros();
+    } else if (journal->trouble != 0 && monotonic_micros() - journal->failed_at >= calm)
+        journal->trouble = 0;
+    journal->stale_count += (good ? 0 : 1) - (journal->stale[slot] ? 1 : 0);
+    journal->stale[slot] = !good;
+    return good;
+}
+
+// False: some could not be written.
+bool mend(Journal *journal) {
+    for (int slot = 0; slot < journal_capacity && journal->stale_count > 0; slot++)
+        if (journal->stale[slot] && !write_entry(journal, slot))
+            return false;
+    return true;
+}
+
+void free_entry(Journal *journal, int slot) {
+    journal->file.entries[slot].state = ENTRY_FREE;
+    (void)write_entry(journal, slot);
+    journal->free_entries[journal->free_count++] = slot;
+}
+
+// -1: none.
+int find_suspect(const Journal *journal, const core::Uuid &uuid) {
+    for (int slot = 0; slot < journal->suspect_entries; slot++) {
+        const Entry &entry = journal->file.entries[slot];
+        if (entry.state == ENTRY_SUSPECT && memcmp(entry.uuid.bytes, uuid.bytes, sizeof(uuid.bytes)) == 0)
+            return slot;
+    }
+    return -1;
 }
 
 } // namespace
 
-// The file, and a stack of its free entries.
-struct Journal {
-    JournalFile *file;
-    int suspect_entries; // as many of the first ones were written for suspects at the start
-    int free_count;
-    int free_entries[journal_capacity];
-};
-
 Journal *journal_open(Oid database, int shard, int shards, Suspect **suspects, int *count) {
-    char path[MAXPGPATH];
-    journal_path(path, database, shard);
-    Journal *journal = (Journal *)MemoryContextAlloc(TopMemoryContext, sizeof(Journal));
-    journal->file = map_file(path);
+    Journal *journal = (Journal *)MemoryContextAllocZero(TopMemoryContext, sizeof(Journal));
+    (void)pthread_mutex_init(&journal->lock, nullptr);
+    journal_path(journal->path, database, shard);
+    journal->fd = open_file(journal->path);
 
     int capacity = journal_capacity * max_shards;
     *suspects = (Suspect *)MemoryContextAllocHuge(CurrentMemoryContext, sizeof(Suspect) * (size_t)capacity);
     *count = 0;
-    take_suspects(journal->file, *suspects, count, capacity);
+    (void)read_file(journal->fd, &journal->file);
+    take_suspects(&journal->file, *suspects, count, capacity);
     // A suspect counts for the shard that now owns its subscription, which is not known from here: every
     // worker of a new set looks at all journals that have no owner any more. Shard 0 exists always.
-    for (int other = 0; shard == 0 && other < max_shards; other++) {
-        struct stat st;
-        journal_path(path, database, other);
-        if (other < shards || stat(path, &st) != 0)
-            continue;
-        JournalFile *left_over = map_file(path);
-        take_suspects(left_over, *suspects, count, capacity);
-        munmap(left_over, sizeof(JournalFile));
-        if (unlink(path) != 0)
-            ereport(LOG, errcode_for_file_access(), errmsg("could not remove file \"%s\": %m", path));
-    }
+    for (int other = shards; shard == 0 && other < max_shards; other++)
+        if (read_journal(database, other, &journal->file))
+            take_suspects(&journal->file, *suspects, count, capacity);
 
     // Room is left for what is to fly. Those beyond it are forgotten by a crash that comes before their turn.
     journal->suspect_entries = Min(*count, journal_capacity / 2);
-    write_suspects(journal->file, *suspects, journal->suspect_entries);
+    write_suspects(&journal->file, *suspects, journal->suspect_entries);
+    if (!write_at(journal->fd, &journal->file, sizeof(journal->file), 0))
+        ereport(ERROR, errcode_for_file_access(), errmsg("could not write file \"%s\": %m", journal->path),
+                errhint("Free space in the data directory; the worker tries again."));
+    for (int other = shards; shard == 0 && other < max_shards; other++) {
+        char path[MAXPGPATH];
+        journal_path(path, database, other);
+        if (unlink(path) != 0 && errno != ENOENT)
+            ereport(LOG, errcode_for_file_access(), errmsg("could not remove file \"%s\": %m", path));
+    }
     journal->free_count = journal_capacity - journal->suspect_entries;
     for (int i = 0; i < journal->free_count; i++)
         journal->free_entries[i] = journal_capacity - 1 - i; // the first entries are used first
@@ -165,51 +247,79 @@ Journal *journal_open(Oid database, int shard, int shards, Suspect **suspects, i
 }
 
 void journal_close(Journal *journal) {
-    for (Entry &entry : journal->file->entries)
-        entry.state = ENTRY_FREE;
-    munmap(journal->file, sizeof(JournalFile));
+    for (int slot = 0; slot < journal_capacity; slot++)
+        if (journal->file.entries[slot].state != ENTRY_FREE || journal->stale[slot])
+            free_entry(journal, slot);
+    if (!mend(journal) && unlink(journal->path) != 0)
+        ereport(LOG, errcode_for_file_access(), errmsg("could not remove file \"%s\": %m", journal->path));
+    close(journal->fd);
+    ReleaseExternalFD();
     pfree(journal);
 }
 
 int journal_took_off(void *context, const core::Uuid &uuid, int64_t subscription, bool alone,
                      const core::CrashCount &before) {
     Journal *journal = (Journal *)context;
-    if (before.crashes > 0)
-        journal_acquitted(journal, uuid); // it gets an entry like any other
-    if (journal->free_count == 0)
-        return -1; // sent, but not remembered: only possible while results cannot be recorded
-    int slot = journal->free_entries[--journal->free_count];
-    Entry &entry = journal->file->entries[slot];
-    entry.uuid = uuid;
-    entry.subscription = subscription;
-    entry.before = before;
-    pg_write_barrier();
-    entry.state = alone ? ENTRY_ALONE : ENTRY_IN_FLIGHT;
-    return slot;
+    (void)pthread_mutex_lock(&journal->lock);
+    // A suspect keeps its entry, which is written once: it is in the file all the time, as one or the other.
+    int slot = before.crashes > 0 ? find_suspect(journal, uuid) : -1;
+    bool suspect = slot >= 0;
+    if (!suspect && journal->free_count > 0)
+        slot = journal->free_entries[--journal->free_count];
+    if (slot >= 0) { // else only possible while results cannot be recorded
+        Entry &entry = journal->file.entries[slot];
+        Entry was = entry;
+        entry = {alone ? ENTRY_ALONE : ENTRY_IN_FLIGHT, before, uuid, subscription};
+        if (!write_entry(journal, slot)) {
+            entry = was;
+            if (!suspect)
+                journal->free_entries[journal->free_count++] = slot;
+            slot = -1;
+        }
+    }
+    (void)pthread_mutex_unlock(&journal->lock);
+    return slot; // -1: sent, but not remembered
 }
 
 void journal_landed(void *context, int slot) {
     Journal *journal = (Journal *)context;
     if (slot < 0)
         return;
-    journal->file->entries[slot].state = ENTRY_FREE;
-    journal->free_entries[journal->free_count++] = slot;
+    (void)pthread_mutex_lock(&journal->lock);
+    free_entry(journal, slot);
+    (void)pthread_mutex_unlock(&journal->lock);
 }
 
 void journal_acquitted(void *context, const core::Uuid &uuid) {
     Journal *journal = (Journal *)context;
-    for (int slot = 0; slot < journal->suspect_entries; slot++) {
-        const Entry &entry = journal->file->entries[slot];
-        if (entry.state == ENTRY_SUSPECT && memcmp(entry.uuid.bytes, uuid.bytes, sizeof(uuid.bytes)) == 0)
-            journal_landed(journal, slot);
-    }
+    (void)pthread_mutex_lock(&journal->lock);
+    int slot = find_suspect(journal, uuid);
+    if (slot >= 0)
+        free_entry(journal, slot);
+    (void)pthread_mutex_unlock(&journal->lock);
+}
+
+void journal_tend(Journal *journal) {
+    (void)pthread_mutex_lock(&journal->lock);
+    (void)mend(journal);
+    int trouble = journal->trouble;
+    bool news = trouble != 0 && !journal->told;
+    journal->told = trouble != 0;
+    (void)pthread_mutex_unlock(&journal->lock);
+    if (!news)
+        return;
+    errno = trouble;
+    ereport(LOG, errcode_for_file_access(),
+            errmsg("whisperer could not write file \"%s\": %m", journal->path),
+            errdetail("Deliveries are sent, but after a crash it is not known which were in flight."),
+            errhint("Free space in the data directory, if that is what is short."));
 }
 
 bool journal_has(const core::Uuid &uuid) {
     JournalFile *copy = (JournalFile *)palloc(sizeof(JournalFile));
     bool found = false;
     for (int shard = 0; shard < max_shards && !found; shard++) {
-        if (!read_journal(shard, copy))
+        if (!read_journal(MyDatabaseId, shard, copy))
             continue;
         for (const Entry &entry : copy->entries)
             found = found || (flies(entry) && memcmp(entry.uuid.bytes, uuid.bytes, sizeof(uuid.bytes)) == 0);
@@ -236,7 +346,7 @@ WHISPERER_SQL_FUNCTION(whisperer_in_flight_list) {
     ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
     JournalFile *copy = (JournalFile *)palloc(sizeof(JournalFile));
     for (int shard = 0; shard < max_shards; shard++) {
-        if (!read_journal(shard, copy))
+        if (!read_journal(MyDatabaseId, shard, copy))
             continue;
         for (const Entry &entry : copy->entries) {
             if (!flies(entry) || sight_of_subscription(fcinfo, entry.subscription) == Sight::none)

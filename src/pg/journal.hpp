@@ -1,10 +1,10 @@
 // What was in flight when a worker crashed.
 //
 // Deliveries are not claimed in the table, so after a crash nobody would know what had been sent. Each
-// delivery worker keeps a small file in the data directory, pg_whisperer/<database>.<shard>.journal, mapped
-// into memory: one entry per request in flight, and per suspect that waits to be sent again. The mapping
-// outlives the process, also one killed by a signal; it need not survive a power cut (nothing is lost then:
-// the table has every delivery, and only the count of crashes starts anew).
+// delivery worker keeps a small file in the data directory, pg_whisperer/<database>.<shard>.journal: one
+// entry per request in flight, and per suspect that waits to be sent again. What was written to it outlives
+// the process, also one killed by a signal; it need not survive a power cut (nothing is lost then: the table
+// has every delivery, and only the count of crashes starts anew).
 //
 // Written by its worker only, read by anybody (whisperer.in_flight_list()).
 #pragma once
@@ -23,20 +23,25 @@ struct Suspect {
     int64 subscription;
 };
 
-// Maps the worker's journal and hands out what an earlier process left in it (palloc'ed array). It stays
+// Opens the worker's journal and hands out what an earlier process left in it (palloc'ed array). It stays
 // there with its count until it is sent again or journal_acquitted(), or the next crash would forget those
 // whose turn had not come. Suspects that were left by other shards (the number of workers may have changed)
-// are taken over by shard 0. ERROR if the file cannot be made.
+// are taken over by shard 0. ERROR if the file cannot be made or written.
 Journal *journal_open(Oid database, int shard, int shards, Suspect **suspects, int *count);
 
 // After an orderly end nothing is a suspect.
 void journal_close(Journal *journal);
 
-// As core::FlightRecorder wants them; context is the Journal. They only write memory.
+// As core::FlightRecorder wants them; context is the Journal. They write an entry to the operating system's
+// cache, a microsecond. One that cannot be written is a delivery that is sent and not remembered.
 int journal_took_off(void *journal, const core::Uuid &uuid, int64_t subscription, bool alone,
                      const core::CrashCount &before);
 void journal_landed(void *journal, int slot);
 void journal_acquitted(void *journal, const core::Uuid &uuid);
+
+// For the process's own thread, now and then: what could not be written is tried again, and said once in the
+// log.
+void journal_tend(Journal *journal);
 
 // Does a worker of this database have the delivery in flight now? Reads files.
 bool journal_has(const core::Uuid &uuid);
