@@ -7,11 +7,13 @@
 
 extern "C" {
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "common/file_perm.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -87,6 +89,14 @@ void pin_settings() {
     SetConfigOption("application_name", MyBgworkerEntry->bgw_name, PGC_USERSET, PGC_S_OVERRIDE);
 }
 
+// As a database's or role's own settings may have made it somebody else, who may be allowed nothing. (Where a
+// session has authenticated, PostgreSQL itself does not listen to session_authorization there.)
+void pin_user() {
+    SetConfigOption("session_authorization", GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false), PGC_SUSET,
+                    PGC_S_OVERRIDE);
+    SetConfigOption("role", "none", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
 void fill_self(int index) {
     WorkerSlot &slot = roster->workers[index];
     self_storage = {};
@@ -100,8 +110,9 @@ void fill_self(int index) {
     self_storage.generation = slot.generation;
 }
 
-void remember_database_name(WorkerSelf *self) {
+void settle_in(WorkerSelf *self) {
     StartTransactionCommand();
+    pin_user();
     const char *name = get_database_name(MyDatabaseId);
     strlcpy(self->database_name, name == nullptr ? "" : name, sizeof(self->database_name));
     CommitTransactionCommand();
@@ -159,7 +170,7 @@ WorkerSelf *worker_enter(int index, uint32 ticket, WorkerKind kind) {
     pqsignal(SIGTERM, handle_sigterm);
     pin_settings();
     if (OidIsValid(self_storage.database))
-        remember_database_name(&self_storage);
+        settle_in(&self_storage);
     if (kind != WorkerKind::launcher && kind != WorkerKind::probe)
         self_storage.database_slot = roster_this_database();
     return &self_storage;
