@@ -325,7 +325,7 @@ int64 turn(int64 now, int64 *next_scan) {
             later(&next, step(&entries.list[i], now));
     report_full();
     if (memory_changed)
-        memory_write(&entries, false);
+        (void)memory_write(&entries, false);
     memory_changed = false;
     return next;
 }
@@ -355,6 +355,7 @@ WorkerSelf *launcher_start() {
     process_abandon_all();
     memory_read(&entries);
     databases_scan(&entries);
+    memory_check(&entries);
     for (int i = 0; i < entries.count; i++)
         if (OidIsValid(entries.list[i].database) &&
             slot_count(WorkerKind::none, entries.list[i].database) > 0)
@@ -377,7 +378,7 @@ void launcher_run() {
         CHECK_FOR_INTERRUPTS();
         reload(monotonic_micros());
     }
-    memory_write(&entries, true);
+    (void)memory_write(&entries, true);
     // Not 0: after a plain pg_terminate_backend() the postmaster shall start it again.
     proc_exit(1);
 }

@@ -21,6 +21,8 @@ constexpr const char *file_name_new = "pg_whisperer/launcher.new";
 constexpr const char *file_head = "whisperer launcher 1\n";
 
 constexpr int64 longest_backoff = INT64CONST(300) * 1000000;
+// Where failures cannot be remembered.
+constexpr int64 backoff_unknown = INT64CONST(60) * 1000000;
 
 bool write_trouble_said = false;
 
@@ -29,8 +31,11 @@ void say_write_trouble(int error_number) {
         return;
     write_trouble_said = true;
     errno = error_number;
-    ereport(LOG, (errcode_for_file_access(), errmsg("whisperer could not write file \"%s\": %m", file_name),
-                  errdetail("Without it, workers that crash the server are started again without delay.")));
+    ereport(LOG,
+            (errcode_for_file_access(), errmsg("whisperer could not write file \"%s\": %m", file_name),
+             errdetail("Without it, a crash of the server hides how often workers have failed: while this "
+                       "lasts, they are started a minute after it."),
+             errhint("Free space in the data directory, if that is what is short.")));
 }
 
 // Of a set that was running when the launcher wrote last and did not say goodbye.
@@ -74,11 +79,11 @@ void memory_read(Entries *entries) {
     FreeFile(file);
 }
 
-void memory_write(const Entries *entries, bool leaving) {
+bool memory_write(const Entries *entries, bool leaving) {
     FILE *file = AllocateFile(file_name_new, "w");
     if (file == nullptr) {
         say_write_trouble(errno);
-        return;
+        return false;
     }
     int64 now = monotonic_micros();
     int64 wall = GetCurrentTimestamp() / USECS_PER_SEC;
@@ -108,6 +113,14 @@ void memory_write(const Entries *entries, bool leaving) {
         (void)unlink(file_name_new);
         say_write_trouble(error_number);
     }
+    return good;
+}
+
+void memory_check(Entries *entries) {
+    if (memory_write(entries, false))
+        return;
+    for (int i = 0; i < entries->count; i++)
+        entries->list[i].next_try = Max(entries->list[i].next_try, monotonic_micros() + backoff_unknown);
 }
 
 } // namespace whisperer::pg

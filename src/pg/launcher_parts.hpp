@@ -82,7 +82,11 @@ constexpr int64 healthy_micros = INT64CONST(60) * 1000000;
 // Reads what an earlier launcher left: databases whose workers ran when the server crashed get one failure
 // more.
 void memory_read(Entries *entries);
-// Writes the present state; `leaving`: cleanly, so that nothing counts as crashed. Trouble is logged once.
-void memory_write(const Entries *entries, bool leaving);
+// Writes the present state; `leaving`: cleanly, so that nothing counts as crashed. Trouble is logged once,
+// and false.
+bool memory_write(const Entries *entries, bool leaving);
+// At the start, when the databases are known: where the file cannot be written, what it says is of some
+// earlier time, and the workers may be crashing the server again and again. They start later then.
+void memory_check(Entries *entries);
 
 } // namespace whisperer::pg

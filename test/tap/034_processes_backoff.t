@@ -58,5 +58,27 @@ is(failures(), 3, 'a clean restart is no failure');
 # Somebody changes something: perhaps the reason is gone.
 $node->safe_psql('postgres', 'ALTER DATABASE postgres SET whisperer.max_attempts = 5');
 wait_until(sub { failures() == 0 }, 'a change that is announced begins anew');
+
+# What is written there cannot be: a crash leaves no trace, and perhaps it was the worker again. It starts a minute later;
+# what somebody asks for meanwhile does not wait.
+my $unwritable = $node->data_dir . '/pg_whisperer/launcher.new';
+unlink $node->data_dir . '/pg_whisperer/launcher';
+mkdir $unwritable or die "$unwritable: $!";
+($pid) = $node->delivery_pids('postgres');
+$log = $node->log_position;
+kill 'KILL', $pid;
+my $with = qr/could not write file "pg_whisperer\/launcher".*\n.*DETAIL:  .* started a minute after it\.\n.*HINT:  Free space/;
+$node->wait_for_log($with, $log);
+$node->wait_back;
+wait_until(sub { ($node->psql('postgres', 'CREATE DATABASE other'))[0] == 0 }, 'the server is back');
+$node->create_whisperer('other');
+$node->delivery_pids('other');
+is(worker(), '', 'a worker that may have crashed the server waits, and another database does not wait for it');
+my @said = $node->log_since($log) =~ /could not write file/g;
+is(scalar @said, 1, 'it is said once');
+rmdir $unwritable or die "$unwritable: $!";
+$node->safe_psql('postgres', 'ALTER DATABASE postgres RESET whisperer.max_attempts');
+$node->delivery_pids('postgres');
+wait_until(sub { -f $node->data_dir . '/pg_whisperer/launcher' }, 'it begins anew when a change is announced, and is remembered again');
 $node->stop;
 done_testing();
