@@ -100,8 +100,6 @@ void pin_planner() {
     for (const char *name : off)
         SetConfigOption(name, "off", PGC_USERSET, PGC_S_OVERRIDE);
     SetConfigOption("plan_cache_mode", "force_generic_plan", PGC_USERSET, PGC_S_OVERRIDE);
-    // Recorded means on disk here; it need not wait for a synchronous standby.
-    SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
 }
 
 } // namespace

@@ -241,11 +241,9 @@ int64 step(Entry *entry, int64 now) {
         later(&next, entry->next_maintenance);
         return next;
     case DatabaseState::stopping:
-        // Users' functions may take their time to be cancelled; the next set of delivery workers does not
-        // wait for that.
-        if (slot_count(WorkerKind::delivery, entry->database) +
-                slot_count(WorkerKind::maintenance, entry->database) ==
-            0) {
+        // Users' functions may take their time to be cancelled, and maintenance may wait for somebody; the
+        // next set of delivery workers does not wait for them.
+        if (slot_count(WorkerKind::delivery, entry->database) == 0) {
             set_stopped(entry, now);
             return now;
         }

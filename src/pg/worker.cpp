@@ -79,6 +79,9 @@ void pin_settings() {
         {"row_security", "off"},
         {"session_replication_role", "origin"},
         {"jit", "off"},
+        // On disk here is enough: nobody waits for a synchronous standby, and while one does PostgreSQL does
+        // not hear that it is to leave.
+        {"synchronous_commit", "local"},
         {"client_min_messages", "warning"},
 #if PG_VERSION_NUM >= 170000
         {"transaction_timeout", "0"},
