@@ -139,9 +139,16 @@ void set_start(Entry *entry, Oid extension, int64 now) {
     memory_changed = true;
 }
 
-void set_stop(Entry *entry) {
+// Somebody changed something: perhaps the reason is gone.
+void begin_anew(Entry *entry, int64 now) {
+    memory_changed = memory_changed || entry->failures > 0;
+    entry->failures = entry->quick_exits = 0;
+    entry->next_try = Min(entry->next_try, now);
+}
+
+void set_stop(Entry *entry, int64 now) {
     if (entry->look)
-        entry->failures = entry->quick_exits = 0; // somebody changed something: perhaps the reason is gone
+        begin_anew(entry, now);
     slot_stop(entry->database, STOP_RESTART);
     entry->state = DatabaseState::stopping;
     entry->look = false;
@@ -190,7 +197,7 @@ void process_ended(const SlotEnd &end, int64 now) {
             worker_start_again(entry, uptime, now);
         } else {
             entry->quick_exits = uptime < second ? entry->quick_exits + 1 : 0;
-            set_stop(entry);
+            set_stop(entry, now);
         }
     }
 }
@@ -204,7 +211,7 @@ int64 step(Entry *entry, int64 now) {
         if (barred || !entry->connectable)
             return never; // the end of the bar, or a scan, brings it back
         if (entry->look)
-            entry->next_try = Min(entry->next_try, now + backoff_micros(entry->failures));
+            begin_anew(entry, now);
         if (now < entry->next_try)
             return entry->next_try;
         if (slot_count(WorkerKind::probe, InvalidOid) >= probes_at_once)
@@ -225,7 +232,7 @@ int64 step(Entry *entry, int64 now) {
         return never;
     case DatabaseState::running:
         if (entry->look || barred || entry->shards != setting_workers) {
-            set_stop(entry);
+            set_stop(entry, now);
             return now;
         }
         if (DatabaseSlot *slot = roster_database_find(entry->database)) {
@@ -357,7 +364,7 @@ WorkerSelf *launcher_start() {
     for (int i = 0; i < entries.count; i++)
         if (OidIsValid(entries.list[i].database) &&
             slot_count(WorkerKind::none, entries.list[i].database) > 0)
-            set_stop(&entries.list[i]);
+            set_stop(&entries.list[i], monotonic_micros());
     return self;
 }
 

@@ -59,6 +59,19 @@ is(failures(), 3, 'a clean restart is no failure');
 $node->safe_psql('postgres', 'ALTER DATABASE postgres SET whisperer.max_attempts = 5');
 wait_until(sub { failures() == 0 }, 'a change that is announced begins anew');
 
+# Also while the launcher waits, for minutes in the end.
+foreach my $crash (1 .. 3)
+{
+	($pid) = $node->delivery_pids('postgres');
+	my $position = $node->log_position;
+	kill 'KILL', $pid;
+	$node->wait_for_log(qr/database system is ready to accept connections/, $position);
+}
+$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.workers WHERE kind = 'launcher' AND state LIKE 'serving %'}, '1');
+$node->safe_psql('postgres', 'ALTER DATABASE postgres SET whisperer.max_attempts = 6');
+wait_until(sub { failures() == 0 }, 'and so it does while it is waited for');
+$node->delivery_pids('postgres');
+
 # What is written there cannot be: a crash leaves no trace, and perhaps it was the worker again. It starts a minute later;
 # what somebody asks for meanwhile does not wait.
 my $unwritable = $node->data_dir . '/pg_whisperer/launcher.new';
