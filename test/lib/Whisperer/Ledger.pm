@@ -3,23 +3,23 @@
 # views say must agree to the row.
 #
 #     my $ledger = Whisperer::Ledger->new($node, $receiver);
-#     $ledger->start(seconds => 2);             # pgbench, and a writer that notes what was acknowledged
-#     $ledger->random_moment(1.5);
+#     $ledger->start(sessions_end => 1);        # pgbench, and a writer that notes what was acknowledged
+#     $ledger->begun;
+#     $ledger->random_moment(0.5);
 #     $ledger->disrupt(sub { kill … });         # duplicates are allowed only for what was in flight then
 #     $ledger->finish;
 #     $ledger->judge('after the kill');
 #
 # Two subscriptions: /plain is answered 200; /flaky gets 500 once and then 200, has a custom countdown and a
-# callback, so that every kind of process has work.
+# callback, so that every kind of process has work. What is done may be done many times before it is judged.
 package Whisperer::Ledger;
 
 use strict;
 use warnings;
 
-use IPC::Run ();
-use PostgreSQL::Test::Utils ();
 use Test::More;
 use Time::HiRes qw(time usleep);
+use Whisperer::Load;
 
 # Of the worker, so that "only what was in flight" is a number.
 our $max_in_flight = 64;
@@ -28,7 +28,7 @@ our $settings = <<"CONF";
 restart_after_crash = on
 whisperer.max_in_flight = $max_in_flight
 whisperer.max_in_flight_per_subscription = 32
-max_prepared_transactions = 50
+max_prepared_transactions = 200
 CONF
 
 # The random moments can be repeated (as far as a race can): WHISPERER_SEED.
@@ -39,6 +39,15 @@ END { diag "WHISPERER_SEED=$seed" if !Test::More->builder->is_passing; }
 
 # How often a test repeats: in `make test`, and in `make test-long`.
 sub repetitions { my ($short, $long) = @_; return $ENV{WHISPERER_REPETITIONS} // ($ENV{WHISPERER_LONG} ? $long : $short); }
+
+# The same in pages that are judged at once: as many repetitions on each as can be kept apart and in memory.
+sub pages
+{
+	my $left = repetitions(@_);
+	my @pages;
+	for (; $left > 0; $left -= 25) { push @pages, $left > 25 ? 25 : $left; }
+	return @pages;
+}
 
 sub new
 {
@@ -52,17 +61,18 @@ sub new
 		acknowledged => {},
 		seen => {},
 		disruptions => [],
+		noticed => [], # by sessions of users
+		loads => 0,
 		after => 0,
-		base => PostgreSQL::Test::Utils::tempdir(),
 	}, $class;
-	$self->_scripts;
 	$receiver->behave(path => "$self->{prefix}/flaky", per => 'webhook-id', steps => [ { status => 500 }, { status => 200 } ]);
 	$self->sql(q{
 		CREATE TABLE ledger (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text);
-		CREATE TABLE called (uuid uuid, attempt int);
+		CREATE TABLE called (uuid uuid, attempt int, status int, error text);
 		CREATE FUNCTION at_once(retry_count integer, kwargs jsonb) RETURNS float8 LANGUAGE sql AS 'SELECT 0.02';
 		CREATE FUNCTION called_back(response jsonb, event_type text, instance jsonb, payload jsonb) RETURNS void LANGUAGE sql AS
-			$$ INSERT INTO public.called VALUES ((response->>'event_uuid')::uuid, (response->>'attempt')::int) $$;
+			$$ INSERT INTO public.called VALUES ((response->>'event_uuid')::uuid, (response->>'attempt')::int,
+				(response->>'status')::int, response->>'error') $$;
 		CREATE FUNCTION process_seen(wanted text, patience interval) RETURNS integer LANGUAGE plpgsql AS $$
 			DECLARE
 				seen integer;
@@ -101,65 +111,72 @@ sub attach
 	return;
 }
 
-# pgbench's transactions: most insert a row; some roll back, some to a savepoint, some are prepared.
-sub _scripts
-{
-	my $self = shift;
-	my $insert = "INSERT INTO ledger (note) VALUES ('bench');\n";
-	my %scripts = (
-		plain => "\\set dice random(1, 10)\nBEGIN;\n$insert\\if :dice = 1\nROLLBACK;\n"
-		  . "\\elif :dice = 2\nSAVEPOINT s;\n${insert}ROLLBACK TO SAVEPOINT s;\n${insert}COMMIT;\n"
-		  . "\\elif :dice = 3\nSAVEPOINT s;\n${insert}RELEASE SAVEPOINT s;\n${insert}COMMIT;\n\\else\nCOMMIT;\n\\endif\n",
-		prepared => "\\set number random(1, 1000000000000)\n\\set dice random(1, 3)\nBEGIN;\n${insert}SAVEPOINT s;\n${insert}"
-		  . "PREPARE TRANSACTION 'ledger :number';\n\\if :dice = 1\nROLLBACK PREPARED 'ledger :number';\n"
-		  . "\\else\nCOMMIT PREPARED 'ledger :number';\n\\endif\n");
-	PostgreSQL::Test::Utils::append_to_file("$self->{base}/$_.sql", $scripts{$_}) for keys %scripts;
-	# psql prints an id when the commit has been acknowledged.
-	PostgreSQL::Test::Utils::append_to_file("$self->{base}/writer.sql",
-		"INSERT INTO ledger (note) VALUES ('writer') RETURNING id; SELECT FROM pg_sleep(0.01);\n" x 6000);
-	return;
-}
-
-# Starts the load: clients of pgbench at a rate of transactions a second, and the writer; it ends by itself
-# after so many seconds, or with the server. prepared: also two-phase commits.
+# Starts the load; Whisperer::Load has the options. Without seconds it goes on until it is stopped.
 sub start
 {
 	my ($self, %options) = @_;
-	my $node = $options{node} // $self->{node};
-	my $seconds = $options{seconds} // 1;
-	my $connection = $node->connstr($self->{database});
-	my @files = map { ('-f', "$self->{base}/$_") } $options{prepared} ? ('plain.sql@3', 'prepared.sql@1') : 'plain.sql';
-	$self->{output} = { map { $_ => '' } qw(pgbench writer pgbench_errors writer_errors) };
-	my $output = $self->{output};
-	# None reads the terminal, and what is said of broken connections is expected.
-	$self->{load} = [
-		IPC::Run::start([ 'pgbench', '-n', '-c', $options{clients} // 4, '-j', 2, '-T', $seconds, '-R', $options{rate} // 150,
-				@files, $connection ], '<', \undef, '>', \$output->{pgbench}, '2>', \$output->{pgbench_errors}),
-		IPC::Run::start([ 'timeout', $seconds, 'psql', '-qAtX', '-v', 'ON_ERROR_STOP=1', '-f', "$self->{base}/writer.sql",
-				$connection ], '<', \undef, '>', \$output->{writer}, '2>', \$output->{writer_errors})
-	];
+	$self->{load} = Whisperer::Load->new($self->{node}, $self->{database}, %options);
+	$self->{loads}++;
 	return;
 }
 
-# Waits for the load's end. What the writer's connection took with it is in doubt: the table decides.
-sub end_load
+# Until all its sessions are there, and both kinds have written.
+sub begun
 {
 	my $self = shift;
-	$_->finish for @{ delete $self->{load} };
-	$self->{acknowledged}{$_} = 1 for $self->{output}{writer} =~ /^(\d+)$/mg;
+	my ($name, $sessions) = ($self->{load}->name, $self->{load}->sessions);
+	$self->{node}->poll_until($self->{database}, "SELECT bool_or(note = 'bench') AND bool_or(note = 'writer')
+		AND (SELECT count(*) FROM pg_stat_activity WHERE application_name = '$name') = $sessions FROM ledger");
 	return;
 }
 
-# The same, and then for a server at rest.
+# Until there are so many events.
+sub written
+{
+	my ($self, $rows) = @_;
+	$self->{node}->poll_until($self->{database}, "SELECT count(*) >= $rows FROM ledger WHERE id > $self->{after}");
+	return;
+}
+
+# Whether the load is there, all of it.
+sub goes_on { my $self = shift; return $self->{load} && $self->{load}->goes_on; }
+
+# Begins it (again, if it or some of it has ended).
+sub keep_up
+{
+	my ($self, %options) = @_;
+	return if $self->goes_on;
+	$self->stop_load;
+	$self->start(%options);
+	return $self->begun;
+}
+
+# Stops it; or waits for its end.
+sub stop_load { my $self = shift; return $self->_load_ended('stop'); }
+sub end_load { my $self = shift; return $self->_load_ended('end'); }
+sub _load_ended
+{
+	my ($self, $how) = @_;
+	my $load = delete $self->{load} or return;
+	$load->$how;
+	$self->{acknowledged}{$_} = 1 for @{ $load->acknowledged };
+	push @{ $self->{noticed} }, @{ $load->noticed };
+	return;
+}
+
+# The load's end, and then a server at rest.
 sub finish
 {
 	my $self = shift;
-	$self->end_load if $self->{load};
-	# Nobody else will end what a session prepared and left.
+	$self->{load} && $self->{load}{seconds} ? $self->end_load : $self->stop_load;
 	my $node = $self->{node};
 	$node->wait_back;
-	my $left = 'SELECT gid FROM pg_prepared_xacts WHERE database = current_database()';
-	$self->sql("COMMIT PREPARED '$_'") for split /\n/, $self->sql($left);
+	# A session whose client has gone goes on to the end of its statement: a day if it sleeps, and the clock was put back.
+	$node->poll_until($self->{database}, q{SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+		WHERE datname = current_database() AND application_name LIKE 'ledger %'}, '0');
+	# Nobody else will end what a session prepared and left.
+	my $left = $self->sql('SELECT gid FROM pg_prepared_xacts WHERE database = current_database()');
+	$self->sql(join '', map { "COMMIT PREPARED '$_';\n" } split /\n/, $left) if $left;
 	return;
 }
 
@@ -204,8 +221,9 @@ sub _collect
 	return;
 }
 
-# Everything is settled and every callback made; then the three are compared. Returns how many rows. callbacks_may_fail: the function
-# itself may have found no room for its row, and that is an error of its own, not to be repeated.
+# Everything is settled and every callback made; then the three are compared. Returns how many rows. least: so many rows there must
+# be, 10 after a load. callbacks_may_fail: the function itself may have found no room for its row, and that is an error of its own,
+# not to be repeated.
 sub judge
 {
 	my ($self, $name, %options) = @_;
@@ -218,17 +236,25 @@ sub judge
 	my %views;
 	for my $line (split /\n/, $self->sql(q{
 		SELECT uuid, regexp_replace(target_url, '.*/', '/'), request_payload->'payload'->>'id', state, retry_count,
-			cardinality(request_datetimes), (SELECT count(*) FROM called c WHERE c.uuid = w.uuid)
-		FROM whisperer.webhook_events w WHERE event_type = 'ledger'}))
+			cardinality(request_datetimes), coalesce(calls, 0), troubles
+		FROM whisperer.webhook_events w LEFT JOIN (
+			SELECT uuid, count(*) AS calls, string_agg(concat_ws(' ', status, error), ', ') FILTER (WHERE NOT
+				(status = 200 AND error IS NULL OR status = 500 AND error = 'the receiver answered with status 500')) AS troubles
+			FROM called GROUP BY uuid) c USING (uuid)
+		WHERE event_type = 'ledger'}))
 	{
 		my ($uuid, $path, @values) = split /\|/, $line;
-		$views{$path}{$uuid} = { map { $_ => shift @values } qw(id state attempts times called) };
+		$views{$path}{$uuid} = { map { $_ => shift @values } qw(id state attempts times called troubles) };
 	}
 	my @disagreements;
 	my $agree = sub {
 		my ($what, @wrong) = @_;
 		push @disagreements, "not so: $what: " . @wrong . ', such as ' . join ', ', @wrong[ 0 .. ($#wrong > 4 ? 4 : $#wrong) ] if @wrong;
 	};
+	my $least = $options{least} // ($self->{loads} ? 10 : 1);
+	$agree->("$least rows or more, some of them acknowledged", scalar @expected)
+	  if @expected < $least || ($least && $self->{loads} && !%{ $self->{acknowledged} });
+	$agree->('no session of a user notices', @{ $self->{noticed} });
 	$agree->('what was acknowledged is committed', grep { !$committed{$_} } keys %{ $self->{acknowledged} });
 	my $again = 0;
 	for my $path ('/plain', '/flaky')
@@ -251,9 +277,12 @@ sub judge
 			map { "$_ $deliveries->{$_}{called} of $deliveries->{$_}{attempts}" }
 			grep { $options{callbacks_may_fail} ? $deliveries->{$_}{called} > $deliveries->{$_}{attempts} : $deliveries->{$_}{called} != $deliveries->{$_}{attempts} }
 			keys %$deliveries) if $path eq '/flaky';
-		# Sent, and the result not recorded: it was in flight when something broke.
+		$agree->("$path: each attempt is recorded as it was answered",
+			map { "$_ $deliveries->{$_}{troubles}" } grep { length $deliveries->{$_}{troubles} } keys %$deliveries);
+		# Sent, and the result not recorded: it was in flight when something broke, each time.
 		my @again = grep { $seen->{$_} && @{ $seen->{$_}{arrived} } > $deliveries->{$_}{attempts} } keys %$deliveries;
-		$agree->("$path: only what was in flight was sent again", grep { !$self->_disrupted($seen->{$_}{arrived}) } @again);
+		$agree->("$path: only what was in flight was sent again",
+			grep { @{ $seen->{$_}{arrived} } - $deliveries->{$_}{attempts} > $self->_disrupted($seen->{$_}{arrived}) } @again);
 		$again += @{ $seen->{$_}{arrived} } - $deliveries->{$_}{attempts} for @again;
 	}
 	my $most = $max_in_flight * @{ $self->{disruptions} };
@@ -263,13 +292,13 @@ sub judge
 	return scalar @expected;
 }
 
-# Whether something broke between the first and the last of these times. The receiver may come late to what had been
+# How often something broke between the first and the last of these times. The receiver may come late to what had been
 # sent before it broke.
 sub _disrupted
 {
 	my ($self, $arrived) = @_;
 	my ($first, $last) = (sort { $a <=> $b } @$arrived)[ 0, -1 ];
-	return grep { $first <= $_->[1] + 3 && $last >= $_->[0] } @{ $self->{disruptions} };
+	return scalar grep { $first <= $_->[1] + 3 && $last >= $_->[0] } @{ $self->{disruptions} };
 }
 
 # A new page: what was judged is forgotten on all three sides. (prune() would ask the clock, and the clock may jump.)
@@ -278,7 +307,8 @@ sub turn_page
 	my $self = shift;
 	$self->sql('TRUNCATE ledger, called, whisperer.history, whisperer.event');
 	$self->{$_} = {} for qw(acknowledged seen);
-	$self->{disruptions} = [];
+	$self->{$_} = [] for qw(disruptions noticed);
+	$self->{loads} = 0;
 	return;
 }
 
