@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use List::Util qw(shuffle);
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Whisperer::Fault;
@@ -27,7 +28,7 @@ my %durable = (
 	'after the sync' => 1,
 	'while its results leave' => 1);
 my @cases = map { my $point = $_; map { [ $point, $_ ] } qw(server worker) } @Whisperer::Fault::commit_points;
-my (@queue, %times, %again, %kept);
+my (%times, %again, %kept);
 my $rows = 0;
 
 sub crash
@@ -50,45 +51,55 @@ sub crash
 	return $strike;
 }
 
+# So often; what each strike left is looked at when all are over.
 sub round_of
 {
-	my ($point, $whom, $name) = @_;
-	# It ends with the server's connections.
-	$ledger->start(seconds => 60, rate => 500, prepared => 1);
-	$ledger->random_moment(0.5);
-	my $strike = crash($point, $whom);
-	$ledger->finish;
-	$rows += $ledger->judge($name);
-	my ($recorded, @late) = $ledger->recorded_before($strike->{at});
-	is("@late", '', "$name: none of the $recorded that were recorded was sent again");
-	if ($durable{$point})
+	my ($point, $whom, $times, $name) = @_;
+	my @strikes;
+	for (1 .. $times)
 	{
-		is($node->safe_psql('postgres', "SELECT pg_xact_status('$strike->{xid}')"), 'committed', "$name: the commit is kept");
+		# It ends with the server's connections.
+		$ledger->keep_up(rate => 500, prepared => 1, sessions_end => 1);
+		$ledger->random_moment(0.2);
+		push @strikes, crash($point, $whom);
+		$ledger->stop_load;
+	}
+	$ledger->finish;
+	$rows += $ledger->judge($name, least => 2 * $times);
+	$again{$point} += $ledger->{again};
+	my ($recorded, @late, @lost) = (0);
+	for my $strike (@strikes)
+	{
+		my ($before, @sent) = $ledger->recorded_before($strike->{at});
+		$recorded += $before;
+		push @late, @sent;
+		next unless $durable{$point};
+		push @lost, $strike->{xid} if $node->safe_psql('postgres', "SELECT pg_xact_status('$strike->{xid}')") ne 'committed';
 		$kept{$point} += $node->safe_psql('postgres', "SELECT count(*) FROM whisperer.history WHERE xmin = '$strike->{xid}'");
 	}
-	$times{"$whom $point"}++;
-	$again{$point} += $ledger->{again};
+	is("@late", '', "$name: none of the $recorded that were recorded was sent again");
+	is("@lost", '', "$name: the commit is kept, each time") if $durable{$point};
+	$times{"$whom $point"} += $times;
 	$ledger->turn_page;
 	return;
 }
 
-for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
+# Each place 20 times, or 500: half of them the server, half of them the worker.
+for my $case (shuffle @cases)
 {
-	# All of them, in another order each time.
-	@queue = map { $_->[1] } sort { $a->[0] <=> $b->[0] } map { [ rand(), $_ ] } @cases unless @queue;
-	my ($point, $whom) = @{ shift @queue };
-	round_of($point, $whom, "round $round, $whom killed $point");
+	my ($point, $whom) = @$case;
+	round_of($point, $whom, $_, "$whom killed $point, $_ times") for Whisperer::Ledger::pages(10, 250);
 }
 
 # A commit may have been one that saves what is known of receivers, or recorded only what is tried again: there must be one at each
 # place that recorded results.
-for my $point (grep { defined $durable{$_} && exists $again{$_} } sort keys %durable)
+for my $point (grep { defined $durable{$_} } sort keys %durable)
 {
 	my $found = $durable{$point} ? \%kept : \%again;
 	for my $more (1 .. 10)
 	{
 		last if $found->{$point};
-		round_of($point, 'worker', "once more ($more), worker killed $point");
+		round_of($point, 'worker', 1, "once more ($more), worker killed $point");
 	}
 }
 note "$rows rows, two deliveries each";
@@ -103,6 +114,5 @@ for my $point (sort keys %again)
 	cmp_ok($again{$point}, '>', 0, "killed $point, results are lost, and their deliveries sent again") if defined $durable{$point} && !$durable{$point};
 }
 unlike($node->log_since(0), qr/PANIC|exited with exit code (?![01]\b)/, 'no panic, no unusual exit');
-is($node->safe_psql('postgres', 'SELECT count(*) FROM whisperer.failed'), 0, 'nothing was given up');
 $node->stop;
 done_testing();
