@@ -10,50 +10,52 @@ use Whisperer::Ledger;
 use Whisperer::Node;
 use Whisperer::Receiver;
 
-# A primary and a standby that it waits for.
-sub make_pair
+my $number = 0;
+sub make_primary
 {
-	my ($number, %options) = @_;
-	my $primary = Whisperer::Node->new("primary$number");
+	my (%options) = @_;
+	my $primary = Whisperer::Node->new('primary' . ++$number);
 	# allows_streaming brings ten connections: too few for the loads, and pgbench leaves when it is refused one.
 	$primary->init(allows_streaming => 1,
 		settings => "$Whisperer::Ledger::settings\nmax_connections = 50\n@{[$options{settings} // '']}");
 	$primary->start;
 	$primary->create_whisperer('postgres');
-	$primary->backup('base');
-	my $standby = Whisperer::Node->new("standby$number");
-	$standby->init_from_backup($primary, 'base', has_streaming => 1);
-	$standby->start;
-	wait_for_standby($primary);
-	return ($primary, $standby);
+	return $primary;
 }
 
-sub wait_for_standby
+# A standby that it waits for from now on.
+sub add_standby
 {
 	my ($primary) = @_;
+	my $standby = Whisperer::Node->new('standby' . ++$number);
+	$primary->backup('base');
+	$standby->init_from_backup($primary, 'base', has_streaming => 1);
+	$standby->start;
 	$primary->safe_psql('postgres', $_) for q{ALTER SYSTEM SET synchronous_standby_names = '*'}, 'SELECT pg_reload_conf()';
 	$primary->poll_until('postgres', q{SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'}, '1');
-	return;
+	return $standby;
 }
 
-my $number = 0;
-for my $round (1 .. Whisperer::Ledger::repetitions(10, 250))
+# One failover after the other: who was promoted is the next primary, raises and delivers.
+my $receiver = Whisperer::Receiver->new;
+my $primary = make_primary();
+my $ledger = Whisperer::Ledger->new($primary, $receiver);
+for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 {
 	for my $how ('crash', 'fence')
 	{
-		my $receiver = Whisperer::Receiver->new;
-		my ($primary, $standby) = make_pair(++$number);
-		my $ledger = Whisperer::Ledger->new($primary, $receiver);
+		my $standby = add_standby($primary);
 		my $attempts = 'SELECT attempts FROM whisperer.statistics';
 		my $made;
-		$ledger->start(seconds => 2, prepared => 1, rate => 200);
-		$ledger->random_moment(1.5);
+		$ledger->start(prepared => 1, rate => 200, sessions_end => $how eq 'crash');
+		$ledger->begun;
+		$ledger->random_moment(0.7);
 		# What was recorded and had not reached the standby counts as in flight, too.
 		$ledger->disrupt(sub {
 			if ($how eq 'crash')
 			{
 				$primary->stop('immediate');
-				$_->finish for @{ $ledger->{load} };
+				$ledger->stop_load;
 			}
 			else
 			{
@@ -61,7 +63,8 @@ for my $round (1 .. Whisperer::Ledger::repetitions(10, 250))
 				$primary->poll_until('postgres',
 					q{SELECT state, in_flight FROM whisperer.workers WHERE kind = 'delivery'}, 'disabled|0');
 				$made = $primary->safe_psql('postgres', $attempts);
-				$_->finish for @{ $ledger->{load} };
+				$ledger->written($ledger->sql('SELECT count(*) FROM ledger') + 10);
+				$ledger->finish;
 				$primary->wait_for_catchup($standby);
 				# It lives on, and nobody writes to it.
 				$primary->safe_psql('postgres', $_) for q{ALTER SYSTEM SET synchronous_standby_names = ''}, 'SELECT pg_reload_conf()';
@@ -69,30 +72,29 @@ for my $round (1 .. Whisperer::Ledger::repetitions(10, 250))
 			$standby->promote;
 		});
 		$ledger->{node} = $standby;
-		$standby->safe_psql('postgres', 'ALTER SYSTEM SET whisperer.enabled = on');
 		$ledger->finish;
-		cmp_ok(scalar keys %{ $ledger->{acknowledged} }, '>', 0, "round $round, $how: some were acknowledged");
-		cmp_ok($ledger->judge("round $round, failover after a $how"), '>', 0, 'some were committed');
+		$ledger->judge("round $round, failover after a $how");
 		if ($how eq 'fence')
 		{
 			is($primary->safe_psql('postgres', $attempts), $made, 'the old primary has sent nothing more');
 			cmp_ok($primary->safe_psql('postgres', 'SELECT count(*) FROM whisperer.pending'), '>', 0, 'though it had something to send');
+			$primary->stop('immediate');
 		}
-		# A new life: the promoted server raises and delivers.
 		$ledger->turn_page;
-		$ledger->start(seconds => 1);
-		$ledger->finish;
-		$ledger->judge("round $round, after the promotion");
-		$_->stop('immediate', fail_ok => 1) for $standby, $how eq 'fence' ? $primary : ();
+		$primary->clean_node;
+		$primary = $standby;
 	}
 }
+$primary->stop;
 
 # --- a standby that goes away while requests are under way
-my $receiver = Whisperer::Receiver->new;
-my ($primary, $standby) = make_pair('away', settings => "whisperer.request_timeout = 2\nwhisperer.callback_timeout = '500 ms'");
-my $ledger = Whisperer::Ledger->new($primary, $receiver);
+$receiver = Whisperer::Receiver->new;
+$primary = make_primary(settings => "whisperer.request_timeout = 2\nwhisperer.callback_timeout = '500 ms'");
+my $standby = add_standby($primary);
+$ledger = Whisperer::Ledger->new($primary, $receiver);
 $receiver->answer('/plain', { status => 200, delay => { headers => 1000 } });
-$ledger->start(seconds => 4, rate => 30, clients => 20);
+$ledger->start(rate => 30, clients => 20);
+$ledger->begun;
 $receiver->await('/plain', 5, brief => 1);
 $standby->stop('immediate');
 # Sessions wait for the standby in their commits; what had been acknowledged before is delivered meanwhile.
@@ -100,8 +102,9 @@ my $waiting = q{SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'Sy
 ok($primary->poll_until('postgres', $waiting), 'sessions wait for the standby');
 ok($primary->poll_until('postgres', q{SELECT count(*) FROM whisperer.pending WHERE target_url ~ 'plain'}, '0'),
 	'and deliveries do not: what is visible has been delivered');
-my $troubles = q{SELECT string_agg(DISTINCT error, ', ') FROM whisperer.webhook_events};
-is($primary->safe_psql('postgres', $troubles), '', 'no good answer is a time-out');
+# A second attempt would have hidden the first one's error.
+my $troubles = q{SELECT count(*) FROM whisperer.webhook_events WHERE target_url ~ 'plain' AND retry_count <> 1};
+is($primary->safe_psql('postgres', $troubles), '0', 'no good answer is a time-out');
 # Longer than callbacks may take: one that has been made, and whose commit waits, has not failed.
 my $gone = time();
 $primary->poll_until('postgres', 'SELECT clock_timestamp() > to_timestamp(' . ($gone + 2) . ')');
@@ -109,7 +112,7 @@ $standby->start;
 $primary->poll_until('postgres', $waiting, 'f');
 $ledger->finish;
 $ledger->judge('the standby is back');
-is($primary->safe_psql('postgres', $troubles), '', 'nor is one afterwards');
+is($primary->safe_psql('postgres', $troubles), '0', 'nor is one afterwards');
 is($primary->safe_psql('postgres', 'SELECT count(*) FROM whisperer.function_failures'), '0', 'and no callback failed');
 unlike($primary->log_since(0), qr/PANIC|was terminated by signal|exited with exit code (?![01]\b)/, 'no process came to harm');
 

@@ -38,7 +38,8 @@ my $company = 0;
 sub crash_until_given_up
 {
 	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
-	$ledger->start(seconds => 1, rate => 300);
+	my %load = (seconds => 1, sessions_end => 1);
+	$ledger->start(%load, rate => 300);
 	$receiver->await('/plain', 20, brief => 1);
 	# It may strike before this session has left.
 	$node->psql('postgres', q{SELECT whisperer.deliver_event('{}', 'poison')}, on_error_die => 0);
@@ -54,10 +55,10 @@ sub crash_until_given_up
 			my ($code, $given_up) = $node->psql('postgres', q{SELECT count(*) FROM whisperer.failed WHERE event_type = 'poison'},
 				on_error_die => 0);
 			last if $code == 0 && $given_up eq '1';
-			$ledger->start(seconds => 1) unless $ledger->{load};
+			$ledger->start(%load) unless $ledger->{load};
 		}
 		my $struck = $fault->strikes;
-		$ledger->end_load if $struck > $crashes && $ledger->{load};
+		$ledger->end_load if $struck > $crashes;
 		$crashes = $struck;
 		usleep(50_000);
 	}
@@ -65,7 +66,8 @@ sub crash_until_given_up
 	return ($crashes, $up / $looks);
 }
 
-for my $round (1 .. Whisperer::Ledger::repetitions(5, 125))
+# Each time at least three crashes: more than 20, or 500.
+for my $round (1 .. Whisperer::Ledger::repetitions(7, 170))
 {
 	my ($point, $means) = @{ $cases[ ($round - 1) % @cases ] };
 	my $name = "round $round, $means when it $point";
