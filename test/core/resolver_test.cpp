@@ -9,10 +9,13 @@ namespace {
 
 constexpr int64_t second = 1000000;
 
-// Waits until the resolver reports, and takes the names in.
+// Waits until the resolver reports, and takes the names in. It may report once more what has been taken.
 std::vector<std::string> next(Resolver &resolver, int64_t now) {
+    std::vector<std::string> names;
     pollfd fd{resolver.wake_fd(), POLLIN, 0};
-    return poll(&fd, 1, 20000) == 1 ? resolver.collect(now) : std::vector<std::string>();
+    while (names.empty() && poll(&fd, 1, 20000) == 1)
+        names = resolver.collect(now);
+    return names;
 }
 
 struct Names {
