@@ -14,6 +14,7 @@ namespace whisperer::core {
 namespace {
 
 constexpr unsigned patience = 64;    // of finding a socket writable that is not written to
+constexpr unsigned looks_again = 4;  // after a rest
 constexpr int64_t short_rest = 5000; // microseconds
 
 // How much has been written to a connection; 0 if the kernel (before 4.19) does not tell.
@@ -132,10 +133,11 @@ bool SocketSet::tires(int fd) noexcept {
     Slot &slot = slots_[static_cast<size_t>(fd)];
     if ((slot.wanted & EPOLLIN) == 0 || ++slot.writable < patience)
         return false;
-    slot.writable = 0;
     const uint64_t before = slot.written;
     slot.written = written_to(fd);
-    return slot.written == before;
+    const bool tired = slot.written == before;
+    slot.writable = tired ? patience - looks_again : 0;
+    return tired;
 }
 
 size_t SocketSet::wait(std::array<Ready, batch> &ready, bool *full, int64_t now) noexcept {
