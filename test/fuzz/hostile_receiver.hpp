@@ -34,9 +34,9 @@ struct Script {
     // One answer is pieces; each piece is sent at once.
     std::vector<std::vector<std::string>> answers;
     Ending ending;
-    bool unasked; // the first answer on a connection comes without a request
-    bool secure;  // the other side speaks TLS
-    bool http2;   // and so does this one: what the script says comes after a handshake
+    bool unasked;       // the first answer on a connection comes without a request
+    bool secure;        // the other side speaks TLS
+    bool http2 = false; // and so does this one: what the script says comes after a handshake
 };
 
 // Fills in the length of the frame that begins at `*start`, if there is one.
