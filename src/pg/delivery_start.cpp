@@ -4,6 +4,7 @@
 #include "pg/claims.hpp"
 #include "pg/delivery_worker.hpp"
 #include "pg/sender.hpp"
+#include "pg/settings.hpp"
 
 extern "C" {
 #include "common/pg_prng.h"
@@ -59,6 +60,8 @@ void make_worker(DeliveryWorker *worker) {
         ereport(ERROR, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
                 errmsg("whisperer has no room for database \"%s\" in shared memory",
                        worker->self->database_name));
+    if (worker->self->shard == 0)
+        roster_say_enabled(worker->database, setting_enabled);
     worker->journal =
         journal_open(MyDatabaseId, worker->self->shard, worker->self->shards, &suspects, &suspect_count);
     sender_make_room();

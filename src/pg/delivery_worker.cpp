@@ -195,6 +195,8 @@ void start_work(DeliveryWorker *worker) {
 void take_settings(DeliveryWorker *worker) {
     if (!worker_reload_settings())
         return;
+    if (worker->self->shard == 0)
+        roster_say_enabled(worker->database, setting_enabled);
     sender_make_room();
     if (!worker->box->configure(sender_engine_settings()))
         ereport(LOG, errcode(ERRCODE_OUT_OF_MEMORY), errmsg("whisperer could not take over changed settings"),

@@ -240,12 +240,10 @@ int64 step(Entry *entry, int64 now) {
                 start_missing_workers(entry, slot, now);
             for (int kind = 0; kind < job_kinds; kind++)
                 later(&next, job_worker_start(entry, slot, static_cast<JobKind>(kind), now));
+            later(&next, maintenance_start(entry, slot, now));
         }
         if (entry->next_try > now)
             later(&next, entry->next_try);
-        if (now >= entry->next_maintenance)
-            maintenance_start(entry, now);
-        later(&next, entry->next_maintenance);
         return next;
     case DatabaseState::stopping:
         // Users' functions may take their time to be cancelled, and maintenance may wait for somebody; the

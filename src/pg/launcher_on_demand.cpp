@@ -29,18 +29,16 @@ bool ran_well(const SlotEnd &end) {
 
 } // namespace
 
-void maintenance_start(Entry *entry, int64 now) {
-    if (setting_retention() <= 0 || !setting_enabled) {
-        entry->next_maintenance = now + maintenance_every;
-        return;
-    }
-    if (slot_count(WorkerKind::maintenance, InvalidOid) > 0) {
-        entry->next_maintenance = now + second; // one at a time, so as not to squat on slots
-        return;
-    }
+int64 maintenance_start(Entry *entry, DatabaseSlot *slot, int64 now) {
+    if (setting_retention() <= 0 || pg_atomic_read_u32(&slot->enabled) == 0)
+        return never; // its time stays: when that changes, it may have come
+    if (now < entry->next_maintenance)
+        return entry->next_maintenance;
+    if (slot_count(WorkerKind::maintenance, InvalidOid) > 0) // one at a time, so as not to squat on slots
+        return entry->next_maintenance = now + second;
     SlotRequest request = {WorkerKind::maintenance, entry->database, entry->extension, 0, 1, 0};
     bool started = process_register(entry, request);
-    entry->next_maintenance = now + (started ? maintenance_every : 60 * second);
+    return entry->next_maintenance = now + (started ? maintenance_every : 60 * second);
 }
 
 int64 job_worker_start(Entry *entry, DatabaseSlot *slot, JobKind kind, int64 now) {
@@ -48,7 +46,7 @@ int64 job_worker_start(Entry *entry, DatabaseSlot *slot, JobKind kind, int64 now
     WorkerKind worker = job_worker(kind);
     if (pg_atomic_read_u32(&slot->workers_wanted[number]) == 0)
         return never;
-    if (!setting_enabled) // others may have heard of a change before this process: it stays wanted
+    if (pg_atomic_read_u32(&slot->enabled) == 0) // it stays wanted, and a change wakes us
         return never;
     if (now < entry->next_job_worker[number])
         return entry->next_job_worker[number];

@@ -64,8 +64,8 @@ void process_abandon_all();
 
 // ---- launcher_on_demand.cpp: processes that come and go
 
-// Starts retention's process if it is time for it, and says when the next one is due.
-void maintenance_start(Entry *entry, int64 now);
+// Starts retention's process if there is to be one and it is time for it; returns when the next one is due.
+int64 maintenance_start(Entry *entry, DatabaseSlot *slot, int64 now);
 // Starts a process for jobs of a kind if one is wanted; returns when to try again.
 int64 job_worker_start(Entry *entry, DatabaseSlot *slot, JobKind kind, int64 now);
 // One that ended with an error has left work behind. It is not started again at once for ever; but one that

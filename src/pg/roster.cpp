@@ -62,6 +62,7 @@ void init_database(DatabaseSlot *slot) {
     for (auto &index : slot->delivery_slot)
         pg_atomic_init_u32(&index, 0);
     pg_atomic_init_u32(&slot->shards, 1);
+    pg_atomic_init_u32(&slot->enabled, 0);
     for (auto &counter : slot->counters)
         pg_atomic_init_u64(&counter, 0);
     pg_atomic_init_u32(&slot->counters_loaded, 0);
@@ -176,6 +177,7 @@ DatabaseSlot *roster_database_make(Oid database) {
             slot->stats_reset = GetCurrentTimestamp();
             slot->generation = 0;
             slot->overrun_count = 0;
+            pg_atomic_write_u32(&slot->enabled, setting_enabled ? 1 : 0);
             slot->database = database;
         }
     }
@@ -318,6 +320,12 @@ bool roster_take_dirty(WorkerSlot *slot, uint64 bits[dirty_words]) {
 void roster_want_worker(DatabaseSlot *slot, JobKind kind) {
     pg_atomic_write_u32(&slot->workers_wanted[static_cast<int>(kind)], 1);
     wake_launcher();
+}
+
+void roster_say_enabled(DatabaseSlot *slot, bool enabled) {
+    uint32 now = enabled ? 1 : 0;
+    if (pg_atomic_exchange_u32(&slot->enabled, now) != now)
+        wake_launcher();
 }
 
 // A worker that leaves says so and then looks at the count once more; here the count comes first and then the

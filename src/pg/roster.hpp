@@ -97,6 +97,7 @@ struct DatabaseSlot {
     uint32 generation;
     pg_atomic_uint32 delivery_slot[max_shards]; // 1 + index of that shard's worker slot; 0: none
     pg_atomic_uint32 shards;                    // of the present set
+    pg_atomic_uint32 enabled;                   // whisperer.enabled, which may be this database's own
     pg_atomic_uint64 counters[counter_kinds];
     pg_atomic_uint32 counters_loaded; // the saved totals have been added
     TimestampTz stats_reset;
@@ -192,6 +193,10 @@ void roster_jobs_written(JobKind kind);
 
 // One more process of this kind is wanted. Safe in a signal handler.
 void roster_want_worker(DatabaseSlot *slot, JobKind kind);
+
+// As the delivery worker of shard 0 knows it, and nobody outside of the database: the launcher starts only
+// what may work.
+void roster_say_enabled(DatabaseSlot *slot, bool enabled);
 
 // This process's call has overrun all limits and ends the process: whoever comes next records it.
 void roster_overrun_note(DatabaseSlot *slot, JobKind kind, const JobKey &job);

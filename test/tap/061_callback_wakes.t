@@ -71,12 +71,13 @@ sub let_process_go { kill 'CONT', $_[0] or die "kill: $!"; return; }
 	$node->poll_until('postgres', "SELECT count(*) $callbacks true", '0');
 	is(sql('SELECT count(*) FROM whisperer.job'), '1', 'disabled: the call waits');
 	sql('UPDATE gate SET open = true');
-	sql('ALTER SYSTEM RESET whisperer.enabled');
-	kill 'HUP', $delivery;
+	my $launcher = sql(q{SELECT pid FROM whisperer.workers WHERE kind = 'launcher'});
+	stop_process($launcher);
+	set('RESET whisperer.enabled');
 	$node->poll_until('postgres', qq{SELECT count(*) FROM pg_stat_activity a JOIN whisperer.workers w USING (pid)
 		WHERE a.pid = $delivery AND w.state = 'idle' AND a.$waits}, '1');
 	stop_process($delivery); # it says it once
-	sql('SELECT pg_reload_conf()');
+	let_process_go($launcher);
 	called('gated', 1);
 	pass('enabled: it is made, whoever hears of it first');
 	let_process_go($delivery);
