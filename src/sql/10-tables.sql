@@ -3,6 +3,10 @@
 -- None has a foreign key (row locks on one subscription by every delivery would burn multixacts), none has a reg... column
 -- (pg_upgrade refuses those, and a restore would lose rows whose role is missing). An owner is three columns: number, name
 -- and the cluster in which the number means something.
+--
+-- Each has a replica identity: under CREATE PUBLICATION ... FOR ALL TABLES PostgreSQL refuses UPDATE and DELETE where there is
+-- none. A table without a primary key, all of which are small or have a key, has no index, and nothing at all
+-- unless it is published.
 
 CREATE SCHEMA whisperer;
 COMMENT ON SCHEMA whisperer IS 'Webhooks from inside PostgreSQL';
@@ -14,6 +18,7 @@ CREATE TABLE whisperer.home (
     system_identifier bigint NOT NULL,
     database_oid oid NOT NULL
 );
+ALTER TABLE whisperer.home REPLICA IDENTITY FULL;
 
 CREATE TABLE whisperer.event_type_entry (
     event_type text PRIMARY KEY,
@@ -83,6 +88,7 @@ CREATE TABLE whisperer.receiver_report (
     reported timestamptz NOT NULL,
     gone boolean NOT NULL -- the subscription is to be deactivated
 );
+ALTER TABLE whisperer.receiver_report REPLICA IDENTITY FULL;
 
 -- The payload of an event that has several deliveries, or a large one. Goes with its last delivery.
 CREATE TABLE whisperer.event (
@@ -177,6 +183,7 @@ CREATE TABLE whisperer.statistics_total (
     callback_errors bigint NOT NULL,
     stats_reset timestamptz NOT NULL
 );
+ALTER TABLE whisperer.statistics_total REPLICA IDENTITY FULL;
 
 -- A dump holds what users would miss: everything but the history, the statistics and what was learnt of receivers.
 SELECT pg_catalog.pg_extension_config_dump('whisperer.home', '');

@@ -33,6 +33,7 @@ CREATE TABLE whisperer.job (
     elapsed bigint                    -- microseconds
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 CREATE UNIQUE INDEX job_queue ON whisperer.job (kind, owner_oid, xid, uuid, attempt);
+ALTER TABLE whisperer.job REPLICA IDENTITY USING INDEX job_queue;
 
 -- Calls that went wrong. Old ones go with whisperer.retention.
 CREATE TABLE whisperer.function_failure (
@@ -45,6 +46,7 @@ CREATE TABLE whisperer.function_failure (
     error text NOT NULL,
     occurred timestamptz NOT NULL
 );
+ALTER TABLE whisperer.function_failure REPLICA IDENTITY FULL;
 CREATE INDEX function_failure_by_subscription ON whisperer.function_failure (subscription_id, occurred);
 CREATE INDEX function_failure_by_uuid ON whisperer.function_failure (uuid);
 CREATE INDEX function_failure_by_time ON whisperer.function_failure (occurred);

@@ -11,6 +11,7 @@ CREATE TABLE whisperer.access_grant (
 );
 CREATE UNIQUE INDEX access_grant_unique ON whisperer.access_grant
     (role_system, role_oid, level, (COALESCE(event_type, ''::text)));
+ALTER TABLE whisperer.access_grant REPLICA IDENTITY FULL; -- the index has an expression
 SELECT pg_catalog.pg_extension_config_dump('whisperer.access_grant', '');
 
 CREATE FUNCTION whisperer.grant_access(role regrole, level text, event_type text DEFAULT NULL) RETURNS void

@@ -86,6 +86,14 @@ SELECT is_empty($$
     WHERE c.relnamespace = 'whisperer'::regnamespace AND c.relkind IN ('r', 'p') AND a.attnum > 0
       AND a.atttypid::regtype::text LIKE 'reg%'
 $$, 'no reg… columns: pg_upgrade and restores stumble over them');
+SELECT is_empty($$
+    SELECT c.oid::regclass FROM pg_class c
+    WHERE c.relnamespace = 'whisperer'::regnamespace AND c.relkind IN ('r', 'p') AND NOT CASE c.relreplident
+        WHEN 'f' THEN true
+        ELSE EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid
+                     AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END)
+    END
+$$, 'every table has a replica identity, or FOR ALL TABLES would forbid UPDATE and DELETE');
 SELECT is((SELECT count(*) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
            WHERE e.extname = 'whisperer' AND d.classid = 'pg_namespace'::regclass), 1::bigint,
           'the schema belongs to the extension');
