@@ -22,14 +22,34 @@ SELECT whisperer.attach('package', 'package-created', 'INSERT OR UPDATE', E'NEW.
     config_filter => '{"region": "e''u"}');
 SELECT * FROM triggers;
 SELECT whisperer.detach('package', 'package-created');
--- Made by hand: replaced too.
+-- Made by hand, of whatever kind and name: not attach()'s to replace or remove, whoever calls it.
 CREATE TRIGGER by_hand AFTER INSERT ON package REFERENCING NEW TABLE AS rows
     FOR EACH STATEMENT EXECUTE FUNCTION whisperer.deliver_event_trigger('package-created');
+SELECT whisperer.detach('package', 'package-created');
 SELECT whisperer.attach('package', 'package-created');
-SELECT * FROM triggers;
+SELECT whisperer.attach('package', 'package-created', 'DELETE');
+SELECT * FROM triggers ORDER BY 2;
 SELECT whisperer.detach('package', 'package-created');
 SELECT * FROM triggers;
+DROP TRIGGER by_hand ON package;
+CREATE TRIGGER by_hand AFTER UPDATE ON package FOR EACH ROW EXECUTE FUNCTION whisperer.deliver_event_trigger('package-created');
+CREATE ROLE attacher;
+GRANT TRIGGER ON package TO attacher;
+SELECT whisperer.grant_access('attacher', 'deliver');
+SET ROLE attacher;
+SELECT whisperer.attach('package', 'package-created');
 SELECT whisperer.detach('package', 'package-created');
+SELECT whisperer.detach('package', 'package-created');
+RESET ROLE;
+SELECT * FROM triggers;
+DROP TRIGGER by_hand ON package;
+CREATE CONSTRAINT TRIGGER "whisperer_package-created" AFTER INSERT ON package INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION whisperer.deliver_event_trigger('package-created');
+SELECT whisperer.detach('package', 'package-created');
+SELECT whisperer.attach('package', 'package-created');
+DROP TRIGGER "whisperer_package-created" ON package;
+DROP OWNED BY attacher;
+DROP ROLE attacher;
 
 -- Names: quoted where need be, shortened where too long, still one for each event type.
 SELECT whisperer.attach('package', 'Odd "name"; DROP TABLE package; --''');

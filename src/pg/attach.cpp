@@ -96,38 +96,51 @@ void lock_table(Oid caller, Oid relation) {
 }
 
 struct AttachedTriggers {
-    List *own;      // OIDs
-    bool inherited; // copies of a trigger on the partitioned table above
+    Oid own;             // as attach() makes it; InvalidOid: there is none
+    bool inherited;      // a copy of such a one on the partitioned table above
+    const char *by_hand; // the name of another one that raises this event type; null: there is none
 };
 
-// The triggers on the locked table that raise this event type, whoever made them.
+// The triggers on the locked table that raise this event type. Those made by hand are their makers': TRIGGER
+// on the table, which is all that the caller needs, is no right to drop them. What attach() makes is known by
+// its name, which a dump keeps.
 AttachedTriggers find_attached(Oid relation, const char *event_type) {
-    AttachedTriggers found = {NIL, false};
+    AttachedTriggers found = {InvalidOid, false, nullptr};
     Oid function = trigger_function();
+    const char *name = trigger_name(event_type);
     Relation table = relation_open(relation, NoLock);
     for (int i = 0; table->trigdesc != nullptr && i < table->trigdesc->numtriggers; i++) {
         const Trigger &trigger = table->trigdesc->triggers[i];
         if (trigger.tgfoid != function || trigger.tgnargs < 1 || strcmp(trigger.tgargs[0], event_type) != 0)
             continue;
-        if (trigger.tgisclone)
+        if (strcmp(trigger.tgname, name) != 0 || !TRIGGER_FOR_ROW(trigger.tgtype) ||
+            OidIsValid(trigger.tgconstraint))
+            found.by_hand = pstrdup(trigger.tgname);
+        else if (trigger.tgisclone)
             found.inherited = true;
         else
-            found.own = lappend_oid(found.own, trigger.tgoid);
+            found.own = trigger.tgoid;
     }
     relation_close(table, NoLock);
     return found;
 }
 
 // Not by DROP TRIGGER, for which the caller would have to own the table: TRIGGER on it is what this takes.
-void drop_triggers(List *triggers) {
-    ListCell *cell;
-    foreach (cell, triggers) {
-        ObjectAddress address;
-        ObjectAddressSet(address, TriggerRelationId, lfirst_oid(cell));
-        performDeletion(&address, DROP_RESTRICT, 0);
-    }
-    if (triggers != NIL)
-        CommandCounterIncrement();
+void drop_trigger(Oid trigger) {
+    ObjectAddress address;
+    ObjectAddressSet(address, TriggerRelationId, trigger);
+    performDeletion(&address, DROP_RESTRICT, 0);
+    CommandCounterIncrement();
+}
+
+// Two triggers: each row would be two events.
+void tell_by_hand(Oid relation, const char *event_type, const char *trigger) {
+    ereport(NOTICE,
+            errmsg("trigger \"%s\" on %s raises event type \"%s\", too", trigger, relation_text(relation),
+                   event_type),
+            errdetail("It was not made by whisperer.attach(), which leaves it as it is."),
+            errhint("If that is not meant: DROP TRIGGER %s ON %s.", quote_identifier(trigger),
+                    relation_text(relation)));
 }
 
 [[noreturn]] void raise_inherited(Oid relation, const char *event_type) {
@@ -135,6 +148,17 @@ void drop_triggers(List *triggers) {
             errmsg("event type \"%s\" is attached to a partitioned table of which %s is a partition",
                    event_type, relation_text(relation)),
             errhint("Attach it to, or detach it from, that table."));
+}
+
+[[noreturn]] void raise_not_attached(Oid relation, const char *event_type, const char *by_hand) {
+    ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+            errmsg("event type \"%s\" is not attached to %s", event_type, relation_text(relation)),
+            by_hand == nullptr
+                ? 0
+                : errdetail("Trigger \"%s\", which raises it, was not made by whisperer.attach().", by_hand),
+            by_hand == nullptr ? errhint("whisperer.attach() attaches it; \\d shows a table's triggers.")
+                               : errhint("Who owns the table removes it: DROP TRIGGER %s ON %s.",
+                                         quote_identifier(by_hand), relation_text(relation)));
 }
 
 // ---- attach
@@ -273,7 +297,10 @@ WHISPERER_SQL_FUNCTION(whisperer_attach) {
     if (attached.inherited)
         raise_inherited(arguments.relation, arguments.event_type);
     require_event_type(caller, arguments.event_type);
-    drop_triggers(attached.own);
+    if (OidIsValid(attached.own))
+        drop_trigger(attached.own);
+    if (attached.by_hand != nullptr)
+        tell_by_hand(arguments.relation, arguments.event_type, attached.by_hand);
     const char *name = trigger_name(arguments.event_type);
     create_trigger(create_statement(arguments, name));
     PG_RETURN_TEXT_P(cstring_to_text(name));
@@ -293,12 +320,10 @@ WHISPERER_SQL_FUNCTION(whisperer_detach) {
     PreventCommandIfReadOnly("whisperer.detach()");
     lock_table(caller, relation);
     AttachedTriggers attached = find_attached(relation, event_type);
-    if (attached.own == NIL && attached.inherited)
+    if (!OidIsValid(attached.own) && attached.inherited)
         raise_inherited(relation, event_type);
-    if (attached.own == NIL)
-        ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
-                errmsg("event type \"%s\" is not attached to %s", event_type, relation_text(relation)),
-                errhint("whisperer.attach() attaches it; \\d shows a table's triggers."));
-    drop_triggers(attached.own);
+    if (!OidIsValid(attached.own))
+        raise_not_attached(relation, event_type, attached.by_hand);
+    drop_trigger(attached.own);
     PG_RETURN_VOID();
 }
