@@ -8,6 +8,9 @@
 
 #include <ctime>
 #include <fstream>
+#include <openssl/crypto.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 namespace whisperer::core::test {
 namespace {
@@ -88,12 +91,31 @@ TEST(HttpTls, RefusesAnotherName) {
     EXPECT_EQ(owner.ask(server.url("other.example")).failure, Failure::tls);
 }
 
+// OpenSSL's own configuration and level of security refuse old versions, too, but not on every machine: here
+// they allow all, before anything uses OpenSSL, so that it is the engine that does not.
+const bool everything_is_allowed = [] {
+    const std::string text =
+        "openssl_conf = all\n[all]\nssl_conf = ssl\n[ssl]\nsystem_default = defaults\n[defaults]\n"
+        "MinProtocol = TLSv1\nCipherString = DEFAULT@SECLEVEL=0\n";
+    const int file = memfd_create("openssl.cnf", MFD_CLOEXEC);
+    const bool written = write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+    OPENSSL_INIT_SETTINGS *settings = OPENSSL_INIT_new();
+    OPENSSL_INIT_set_config_filename(settings, ("/proc/self/fd/" + std::to_string(file)).c_str());
+    const bool loaded = written && OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, settings) == 1;
+    OPENSSL_INIT_free(settings);
+    close(file);
+    return loaded;
+}();
+
 TEST(HttpTls, RefusesOldVersions) {
+    ASSERT_TRUE(everything_is_allowed);
     TlsServer server({"-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"});
     Owner owner(fixed({v4(127, 0, 0, 1)}));
     const std::string ca = server.certificate();
     owner.settings.ca_file = slice(ca);
     ASSERT_TRUE(owner.engine->configure(owner.settings));
+    const std::string answer = response(200, "sealed");
+    ASSERT_EQ(write(server.input, answer.data(), answer.size()), static_cast<ssize_t>(answer.size()));
     const Outcome outcome = owner.ask(server.url("hook.example"));
     EXPECT_EQ(outcome.failure, Failure::tls) << outcome.error;
 }
