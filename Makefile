@@ -53,7 +53,7 @@ EXTRA_CLEAN  = build $(OBJS:.o=.d) $(OBJS:.o=.bc) results tmp_check compile_comm
 # ---- PGXS -------------------------------------------------------------------------------------
 # The developers' targets must work before PostgreSQL is there (they install it), so PGXS is read
 # only when something else is wanted: all, install, uninstall, clean, installcheck, a file.
-DEVELOPER_TARGETS = setup demo test test-core test-sanitize test-regress test-pgtap test-tap test-long test-valgrind fuzz check pgbench-full bench bench-full \
+DEVELOPER_TARGETS = setup demo test test-core test-sanitize test-tsan test-regress test-pgtap test-tap test-long test-valgrind fuzz check pgbench-full bench bench-full \
                     format format-check tidy help
 ifneq ($(filter-out $(DEVELOPER_TARGETS),$(or $(MAKECMDGOALS),all)),)
 PGXS := $(shell '$(PG_CONFIG)' --pgxs 2>/dev/null)
@@ -95,17 +95,18 @@ help:
 	@echo 'make check         the fast ones: source tree, unit tests, pg_regress'
 	@echo 'make test-core     unit tests of src/core (GoogleTest)'
 	@echo 'make test-sanitize the same under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make test-tsan     those of them that have threads under ThreadSanitizer'
 	@echo 'make fuzz          the fuzzers, an hour each: FUZZ_SECONDS=3600; TESTS=test/fuzz/url_fuzz.cpp for some'
 	@echo 'make test-regress  sql/ against expected/ (pg_regress)'
 	@echo 'make test-pgtap    test/pgtap/*.sql (pgTAP)'
 	@echo 'make test-tap      test/tap/*.t; TESTS="test/tap/001_*.t" for some of them'
-	@echo 'make test-long     the TAP tests with many repetitions (WHISPERER_LONG=1); TESTS=… for some of them'
+	@echo 'make test-long     the fuzzers, ten minutes each, and the TAP tests with many repetitions: a night; TESTS=… for some of the latter'
 	@echo 'make test-valgrind the suites with servers under valgrind, for hours; TESTS=… for some; PG_CONFIG, PG_SOURCE: see scripts/valgrind'
 	@echo 'make pgbench-full  the pgbench test with 20,000 transactions'
 	@echo 'make bench         measure, and print one table: a quarter of an hour; SCENARIO=throughput,tls for some of it'
 	@echo 'make bench-full    the same with the scenarios of a million rows and more'
 	@echo 'make format        clang-format the sources; format-check only looks'
-	@echo 'make tidy          clang-tidy src/core'
+	@echo 'make tidy          clang-tidy src/core and src/pg; TESTS=src/pg/wake.cpp for one'
 	@echo 'Settings: PG_MAJOR=15, PG_CONFIG=…, WERROR=1, WITH_LLVM=yes, KEEP=1 (keep the private servers'\'' files)'
 
 setup:
@@ -115,17 +116,18 @@ demo: setup
 	@scripts/demo
 
 test: setup
-	@scripts/test tree core sanitize fuzz regress pgtap tap
+	@scripts/test tree core sanitize tsan tidy fuzz regress pgtap tap
 
 check: setup
 	@scripts/test tree core regress
 
-test-core test-sanitize test-regress test-pgtap test-tap: setup
+test-core test-sanitize test-tsan test-regress test-pgtap test-tap: setup
 	@scripts/test $(@:test-%=%) $(TESTS)
 
-# Tests that repeat, soak or fuzz do it many times over when the variable is set; each bounds itself.
+# TAP tests that repeat or soak do it many times over when WHISPERER_LONG is set; each bounds itself. The fuzzers get ten
+# minutes each.
 test-long: setup
-	@WHISPERER_LONG=1 scripts/test tap $(TESTS)
+	@WHISPERER_LONG=1 FUZZ_SECONDS=$${FUZZ_SECONDS:-600} scripts/test $(if $(TESTS),tap,fuzz tap) $(TESTS)
 
 # Valgrind is for those who ask for it; it needs the C library's symbols.
 test-valgrind: setup
@@ -151,7 +153,7 @@ format:
 format-check:
 	clang-format --dry-run --Werror $(CXX_SOURCES)
 
-tidy:
-	@scripts/test tidy
+tidy: setup
+	@scripts/test tidy $(TESTS)
 
 endif

@@ -4,6 +4,7 @@
 
 #include "fuzz.hpp"
 
+#include <csignal>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
@@ -61,6 +62,7 @@ inline int choose_http2(SSL *, const unsigned char **out, unsigned char *length,
 
 inline SSL *tls_connection(int fd) {
     static SSL_CTX *const context = [] {
+        signal(SIGPIPE, SIG_IGN); // OpenSSL writes to whom is gone; PostgreSQL's processes ignore it too
         SSL_CTX *made = SSL_CTX_new(TLS_server_method());
         require(made != nullptr && SSL_CTX_use_certificate(made, self_signed().certificate) == 1 &&
                 SSL_CTX_use_PrivateKey(made, self_signed().key) == 1);
