@@ -4,6 +4,7 @@
 #include "pg/worker.hpp"
 
 extern "C" {
+#include "access/xlog.h"
 #include "storage/fd.h"
 #include "utils/timestamp.h"
 }
@@ -18,7 +19,17 @@ namespace {
 // Text, so that a person can read it. It is not synced: after a power cut nothing has crashed because of us.
 constexpr const char *file_name = "pg_whisperer/launcher";
 constexpr const char *file_name_new = "pg_whisperer/launcher.new";
-constexpr const char *file_head = "whisperer launcher 1\n";
+
+// With the timeline: a base backup takes the file along, and for the server that is promoted from it what its
+// origin was doing is no crash of its own.
+struct Head {
+    char text[64];
+};
+Head file_head() {
+    Head head;
+    snprintf(head.text, sizeof(head.text), "whisperer launcher 2, timeline %u\n", GetWALInsertionTimeLine());
+    return head;
+}
 
 constexpr int64 longest_backoff = INT64CONST(300) * 1000000;
 // Where failures cannot be remembered.
@@ -66,8 +77,8 @@ void memory_read(Entries *entries) {
                           errmsg("whisperer could not read file \"%s\": %m", file_name)));
         return;
     }
-    char head[64];
-    if (fgets(head, sizeof(head), file) != nullptr && strcmp(head, file_head) == 0) {
+    Head head;
+    if (fgets(head.text, sizeof(head.text), file) != nullptr && strcmp(head.text, file_head().text) == 0) {
         unsigned int database;
         int failures;
         int running;
@@ -87,7 +98,7 @@ bool memory_write(const Entries *entries, bool leaving) {
     }
     int64 now = monotonic_micros();
     int64 wall = GetCurrentTimestamp() / USECS_PER_SEC;
-    fputs(file_head, file);
+    fputs(file_head().text, file);
     for (int i = 0; i < entries->count; i++) {
         const Entry &entry = entries->list[i];
         bool running = !leaving && entry.state == DatabaseState::running;
