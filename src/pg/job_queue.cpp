@@ -34,13 +34,15 @@ Statement known_statement = {
     {CHAROID, OIDARRAYOID, XID8ARRAYOID},
     nullptr};
 
-// The first owner of each gap between those known: what those have done already is not walked over.
+// The first owner of each gap between those known: what those have done already is not walked over. Nor is
+// what others have: of rows below the mark only the index knows, not even whether they are dead.
 Statement unknown_statement = {
     "SELECT n.owner_oid FROM unnest($2, $3) AS gap (low, high) CROSS JOIN LATERAL (SELECT j.owner_oid FROM "
     "whisperer.job j"
-    " WHERE j.kind = $1 AND j.owner_oid > gap.low AND j.owner_oid < gap.high ORDER BY j.owner_oid LIMIT 1) n",
-    3,
-    {CHAROID, OIDARRAYOID, OIDARRAYOID},
+    " WHERE j.kind = $1 AND j.owner_oid > gap.low AND j.owner_oid < gap.high AND j.xid >= $4"
+    " ORDER BY j.owner_oid LIMIT 1) n",
+    4,
+    {CHAROID, OIDARRAYOID, OIDARRAYOID, XID8OID},
     nullptr};
 
 Statement next_statement = {"SELECT j.xid, j.uuid, j.attempt, j.runs FROM whisperer.job j WHERE j.kind = $1 "
@@ -99,7 +101,7 @@ void insert_queue(OwnerQueues *queues, Oid owner) {
     int place = queues->count++;
     for (; place > 0 && queues->list[place - 1].owner > owner; place--)
         queues->list[place] = queues->list[place - 1];
-    queues->list[place] = {owner, 0, 1, 0, true};
+    queues->list[place] = {owner, queues->mark, 1, 0, true};
 }
 
 void look_at_known(OwnerQueues *queues) {
@@ -128,8 +130,8 @@ bool look_for_unknown(OwnerQueues *queues) {
         lows[i] = ObjectIdGetDatum(i == 0 ? InvalidOid : queues->list[i - 1].owner);
         highs[i] = ObjectIdGetDatum(i == queues->count ? OID_MAX : queues->list[i].owner);
     }
-    Datum arguments[3] = {kind_datum(queues->kind), array_of(lows, nullptr, (size_t)gaps, OIDOID),
-                          array_of(highs, nullptr, (size_t)gaps, OIDOID)};
+    Datum arguments[4] = {kind_datum(queues->kind), array_of(lows, nullptr, (size_t)gaps, OIDOID),
+                          array_of(highs, nullptr, (size_t)gaps, OIDOID), UInt64GetDatum(queues->mark)};
     uint64 rows = internal_execute(&unknown_statement, arguments);
     for (uint64 row = 0; row < rows; row++) {
         bool is_null;
@@ -178,14 +180,26 @@ void job_key_datums(JobKind kind, const JobKey &job, Datum *arguments) {
 
 bool queues_look(OwnerQueues *queues) {
     int level = queue_plans_begin();
+    SnapshotXids now = current_snapshot_xids();
     look_at_known(queues);
     while (look_for_unknown(queues)) {
     }
     queue_plans_end(level);
     bool any = false;
-    for (int i = 0; i < queues->count; i++)
-        any = any || queues->list[i].has_work;
+    for (int i = 0; i < queues->count; i++) {
+        OwnerQueue *queue = &queues->list[i];
+        any = any || queue->has_work;
+        if (!queue->has_work)
+            queue->mark = Max(queue->mark, now.xmin);
+    }
+    queues->mark = now.xmin;
     return any;
+}
+
+void queues_forget_marks(OwnerQueues *queues) {
+    queues->mark = 0;
+    for (int i = 0; i < queues->count; i++)
+        queues->list[i].mark = 0;
 }
 
 void queue_take(JobKind kind, OwnerQueue *queue, TakenJobs *taken) {

@@ -20,6 +20,7 @@ struct OwnerQueue {
 // Sorted by owner; in the memory context of the first look.
 struct OwnerQueues {
     JobKind kind;
+    uint64 mark; // the last look: owners not known since have no job written by a transaction below this
     OwnerQueue *list;
     int count;
     int capacity;
@@ -29,6 +30,9 @@ constexpr int most_jobs_at_once = 32;
 
 // Sets has_work of all, and finds owners not known yet. False when there is none to do.
 bool queues_look(OwnerQueues *queues);
+
+// The next look is from the beginning.
+void queues_forget_marks(OwnerQueues *queues);
 
 struct TakenJobs {
     int count;

@@ -324,8 +324,7 @@ void look() {
     int64 now = monotonic_micros();
     if (now >= worker.scan_at) {
         worker.scan_at = now + (int64)setting_safety_scan_interval * second;
-        for (int i = 0; i < worker.queues.count; i++)
-            worker.queues.list[i].mark = 0;
+        queues_forget_marks(&worker.queues);
     }
     worker.seen = pg_atomic_read_u32(jobs_written());
     pg_memory_barrier();
