@@ -35,7 +35,7 @@ ifneq ($(or $(CI),$(WERROR)),)
 PG_CXXFLAGS   += -Werror
 endif
 # PostgreSQL links with the C compiler, which does not know of C++'s library.
-SHLIB_LINK     = -lcurl -lcrypto -lstdc++ -Wl,--version-script=src/whisperer.map
+SHLIB_LINK     = -lcurl -lssl -lcrypto -lstdc++ -Wl,--version-script=src/whisperer.map
 
 # No LLVM bitcode unless asked for with "make WITH_LLVM=yes" (the same clang as PostgreSQL's is
 # needed then).  Bitcode lets the JIT inline a function into a query; ours all go through SPI or the

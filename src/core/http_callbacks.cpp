@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <new>
+#include <openssl/ssl.h>
 #include <string_view>
 #include <strings.h>
 #include <sys/socket.h>
@@ -84,6 +85,15 @@ bool may_use(Transfer &transfer, const Address &address) noexcept {
     return false;
 }
 
+// Each record begins with its type, its version and its size.
+void on_record(int sent, int, int type, const void *bytes, size_t size, SSL *tls, void *engine) noexcept {
+    if (sent || type != SSL3_RT_HEADER || size < 5)
+        return;
+    const auto *header = static_cast<const unsigned char *>(bytes);
+    if (static_cast<Engine *>(engine)->floods(tls, static_cast<size_t>(header[3]) << 8 | header[4]))
+        SSL_set_shutdown(tls, SSL_RECEIVED_SHUTDOWN); // nothing more is read of it
+}
+
 // libcurl has begun to work with the addresses it was given, so they are in its cache.
 void note_pin(Transfer &transfer) noexcept {
     if (transfer.told != nullptr && transfer.told->version == transfer.told_version)
@@ -95,6 +105,7 @@ void note_pin(Transfer &transfer) noexcept {
 size_t on_header(char *data, size_t size, size_t count, void *user) noexcept {
     Transfer &transfer = *static_cast<Transfer *>(user);
     const size_t length = size * count;
+    transfer.engine->heard();
     transfer.header_bytes += length;
     if (transfer.header_bytes > max_header_bytes) {
         transfer.headers_too_large = true;
@@ -115,6 +126,7 @@ size_t on_header(char *data, size_t size, size_t count, void *user) noexcept {
 size_t on_body(char *data, size_t size, size_t count, void *user) noexcept {
     Transfer &transfer = *static_cast<Transfer *>(user);
     const size_t length = size * count;
+    transfer.engine->heard();
     const size_t room = transfer.max_response_body - transfer.response_body.size();
     try {
         transfer.response_body.append(data, length < room ? length : room);
@@ -174,6 +186,13 @@ int on_resolver_start(void *, void *, void *user) noexcept {
     const Generation &generation = *transfer.generation;
     const UrlParts &dialled = generation.proxy.empty() ? transfer.target : generation.proxy_parts;
     return dialled.literal ? 0 : 1;
+}
+
+CURLcode on_tls(CURL *, void *context, void *engine) noexcept {
+    auto *tls = static_cast<SSL_CTX *>(context);
+    SSL_CTX_set_msg_callback(tls, on_record);
+    SSL_CTX_set_msg_callback_arg(tls, engine);
+    return CURLE_OK;
 }
 
 } // namespace whisperer::core

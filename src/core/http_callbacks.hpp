@@ -26,4 +26,10 @@ int on_ready(void *transfer, char *remote, char *local, int remote_port, int loc
 // is also called for addresses, where it is harmless.
 int on_resolver_start(void *state, void *reserved, void *transfer) noexcept;
 
+// A connection's TLS is set up (CURLOPT_SSL_CTX_FUNCTION, an OpenSSL context): bounds what one may say at a
+// time without an answer to anybody in it. libcurl (seen with 7.88) reads HTTP/2 until there is something for
+// the stream in hand; frames for others, or for none, that come as fast as they are read keep it from ever
+// coming back.
+CURLcode on_tls(CURL *easy, void *context, void *engine) noexcept;
+
 } // namespace whisperer::core

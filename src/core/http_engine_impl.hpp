@@ -37,6 +37,8 @@ class Engine {
     // For the callbacks.
     SocketSet &sockets() noexcept { return sockets_; }
     void begin_response(Transfer &transfer) noexcept;
+    void heard() noexcept { unheard_ = {}; }
+    bool floods(const void *connection, size_t bytes) noexcept;
 
   private:
     std::unique_ptr<Generation> make_generation(const EngineSettings &settings);
@@ -88,6 +90,13 @@ class Engine {
     Transfer *last_done_ = nullptr;
     size_t in_flight_ = 0;
     HttpResult result_{};
+
+    // What a connection has said in this step since a header or a piece of a body was for somebody.
+    struct Unheard {
+        const void *connection = nullptr;
+        size_t records = 0;
+        size_t bytes = 0;
+    } unheard_;
 
     Micros now_;           // the owner's clock at the last call that told it
     Micros stalled_ = 0;   // time not counted against anybody

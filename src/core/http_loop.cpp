@@ -15,6 +15,10 @@ constexpr Micros stall_tolerance = 50 * 1000; // lateness below this is counted 
 constexpr Micros longest_work = 200 * 1000;
 constexpr Micros longest_wait =
     1000 * 1000; // with requests under way, so that a stall is noticed to the second
+// What a connection may say in a step while nobody hears of it: answers to the streams of others, which
+// libcurl keeps.
+constexpr size_t max_unheard_records = 8192;
+constexpr size_t max_unheard_bytes = 8 << 20;
 constexpr Micros trouble_wait = 100 * 1000; // until a refused registration of a socket is tried again
 constexpr int late_rounds = 64;             // of reading ready sockets before a time-out is declared
 
@@ -160,6 +164,13 @@ void Engine::run_timers() noexcept {
     }
 }
 
+bool Engine::floods(const void *connection, size_t bytes) noexcept {
+    if (unheard_.connection != connection)
+        unheard_ = {connection, 0, 0};
+    unheard_.bytes += bytes;
+    return ++unheard_.records > max_unheard_records || unheard_.bytes > max_unheard_bytes;
+}
+
 void Engine::harvest(Generation &generation) noexcept {
     int left = 0;
     while (CURLMsg *message = curl_multi_info_read(generation.multi, &left)) {
@@ -193,6 +204,7 @@ void Engine::harvest_all() noexcept {
 void Engine::step(Micros now) noexcept {
     settle(now, true);
     allowance_ = longest_work;
+    unheard_ = {};
     bool full = false;
     size_t count = 0;
     int round = 0;

@@ -130,6 +130,9 @@ bool Transfer::set_generation_options() {
     ok = ok && set(easy, CURLOPT_CONNECTTIMEOUT_MS, 0x7fffffffL);
     ok = ok && set(easy, CURLOPT_SSL_VERIFYPEER, 1L) && set(easy, CURLOPT_SSL_VERIFYHOST, 2L) &&
          set(easy, CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
+    // Other libraries than OpenSSL take none.
+    if (curl_easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, on_tls) == CURLE_OK)
+        ok = ok && set(easy, CURLOPT_SSL_CTX_DATA, generation->engine);
     if (!generation->ca_file.empty())
         ok = ok && set(easy, CURLOPT_CAINFO, generation->ca_file.c_str());
     // Libcurl (since 7.87) keeps what it has read of a file, but not when there is a directory, too: it then
