@@ -41,6 +41,7 @@ extern "C" {
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "utils/timestamp.h"
 }
 
 namespace whisperer::pg {
@@ -162,8 +163,8 @@ void set_stopped(Entry *entry, int64 now) {
     look(entry, now);
 }
 
-// A worker of a running set ended with an error: another one after a while.
-void worker_start_again(Entry *entry, int64 uptime, int64 now) {
+// A worker of a running set ended with an error, or did not even begin: another one after a while.
+void worker_start_again(Entry *entry, bool began, int64 uptime, int64 now) {
     if (uptime >= healthy_micros)
         entry->failures = 0;
     entry->failures++;
@@ -171,9 +172,11 @@ void worker_start_again(Entry *entry, int64 uptime, int64 now) {
     entry->next_try = now + wait;
     entry->running_since = entry->next_try;
     memory_changed = true;
-    ereport(LOG, (errmsg("whisperer starts the delivery worker of database \"%s\" again in %lld s",
-                         entry->name, static_cast<long long>(wait / second)),
-                  errdetail("It ended with an error, for the %dth time in a row.", entry->failures)));
+    ereport(LOG,
+            (errmsg("whisperer starts the delivery worker of database \"%s\" again in %lld s", entry->name,
+                    static_cast<long long>(wait / second)),
+             began ? errdetail("It ended with an error, for the %dth time in a row.", entry->failures)
+                   : errdetail("Its process could not be started; failures in a row: %d.", entry->failures)));
 }
 
 void process_ended(const SlotEnd &end, int64 now) {
@@ -194,11 +197,32 @@ void process_ended(const SlotEnd &end, int64 now) {
     } else if (end.kind == WorkerKind::delivery && entry->state == DatabaseState::running) {
         int64 uptime = end.started ? now - entry->running_since : 0;
         if (end.exit_code != 0) {
-            worker_start_again(entry, uptime, now);
+            worker_start_again(entry, true, uptime, now);
         } else {
             entry->quick_exits = uptime < second ? entry->quick_exits + 1 : 0;
             set_stop(entry, now);
         }
+    }
+}
+
+// A lack of memory or of processes, most likely: trying again at once would only make it worse. (A probe is
+// missed by step().)
+void process_not_started(WorkerKind kind, Oid database) {
+    Entry *entry = entry_find(&entries, database);
+    if (entry == nullptr || entry->state != DatabaseState::running)
+        return;
+    int64 now = monotonic_micros();
+    if (kind == WorkerKind::callback || kind == WorkerKind::countdown) {
+        SlotEnd end = {};
+        end.kind = kind;
+        end.database = database;
+        end.exit_code = 1;
+        end.began = GetCurrentTimestamp();
+        job_worker_ended(entry, end, now);
+    } else if (kind == WorkerKind::maintenance) {
+        later(&entry->next_maintenance, now + 60 * second);
+    } else if (kind == WorkerKind::delivery && now >= entry->next_try) { // once, of all that are missing
+        worker_start_again(entry, false, 0, now);
     }
 }
 
@@ -314,7 +338,7 @@ void reload(int64 now) {
 
 // All that there is to do now; returns when there is more.
 int64 turn(int64 now, int64 *next_scan) {
-    process_check_pending();
+    process_check_pending(process_not_started);
     SlotEnd end;
     while (slot_take_finished(&end))
         process_ended(end, now);

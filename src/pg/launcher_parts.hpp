@@ -57,8 +57,9 @@ bool database_refresh(Entry *entry);
 // Reserves a slot and registers a process for it. False: none free; said in the log once, and again only when
 // it lasts.
 bool process_register(Entry *entry, const SlotRequest &request);
-// Gives back the slots of processes that the postmaster could not start.
-void process_check_pending();
+// Gives back the slots of processes that the postmaster could not start, or that ended before they could say
+// who they are, and tells whose they were.
+void process_check_pending(void (*not_started)(WorkerKind kind, Oid database));
 // Takes reservations of an earlier launcher back; its processes, if they still come, leave.
 void process_abandon_all();
 

@@ -20,6 +20,8 @@ constexpr int64 say_again = INT64CONST(3600) * 1000 * 1000;
 struct Pending {
     int index;
     uint32 ticket;
+    WorkerKind kind;
+    Oid database;
     BackgroundWorkerHandle *handle; // null: unused
 };
 
@@ -123,10 +125,10 @@ bool process_register(Entry *entry, const SlotRequest &request) {
         bool registered = RegisterDynamicBackgroundWorker(&worker, &handle);
         MemoryContextSwitchTo(caller);
         if (registered) {
-            *room = {index, ticket, handle};
+            *room = {index, ticket, request.kind, request.database, handle};
             return true;
         }
-        slot_abandon(index, ticket);
+        (void)slot_abandon(index, ticket);
     } else if (bar_holds(request.database)) {
         return false;
     }
@@ -135,7 +137,7 @@ bool process_register(Entry *entry, const SlotRequest &request) {
     return false;
 }
 
-void process_check_pending() {
+void process_check_pending(void (*not_started)(WorkerKind kind, Oid database)) {
     for (int i = 0; i < pending_capacity; i++) {
         if (pending[i].handle == nullptr)
             continue;
@@ -143,8 +145,8 @@ void process_check_pending() {
         BgwHandleStatus status = GetBackgroundWorkerPid(pending[i].handle, &pid);
         if (status == BGWH_NOT_YET_STARTED)
             continue;
-        if (status == BGWH_STOPPED)
-            slot_abandon(pending[i].index, pending[i].ticket);
+        if (status == BGWH_STOPPED && slot_abandon(pending[i].index, pending[i].ticket))
+            not_started(pending[i].kind, pending[i].database);
         pfree(pending[i].handle);
         pending[i].handle = nullptr;
     }
@@ -158,7 +160,7 @@ void process_abandon_all() {
         uint32 ticket = slot.ticket;
         LWLockRelease(roster->lock);
         if (reserved)
-            slot_abandon(i, ticket);
+            (void)slot_abandon(i, ticket);
     }
 }
 

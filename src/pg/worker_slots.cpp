@@ -115,14 +115,16 @@ int slot_reserve(const SlotRequest &request, uint32 *ticket) {
     return index;
 }
 
-void slot_abandon(int index, uint32 ticket) {
+bool slot_abandon(int index, uint32 ticket) {
     LWLockAcquire(roster->lock, LW_EXCLUSIVE);
     WorkerSlot &slot = roster->workers[index];
-    if (slot.ticket == ticket && slot.kind != WorkerKind::none && slot.pid == 0 && !slot.finished) {
+    bool reserved = slot.ticket == ticket && slot.kind != WorkerKind::none && slot.pid == 0 && !slot.finished;
+    if (reserved) {
         announce_locked(slot, static_cast<uint32>(index) + 1, 0);
         free_locked(&slot);
     }
     LWLockRelease(roster->lock);
+    return reserved;
 }
 
 bool slot_attach(int index, uint32 ticket, WorkerKind kind) {

@@ -33,8 +33,8 @@ struct SlotEnd {
 // -1: none free, or the database is barred. Sets *ticket.
 int slot_reserve(const SlotRequest &request, uint32 *ticket);
 
-// For a process that was never started: gives the reservation back unless it is running after all.
-void slot_abandon(int index, uint32 ticket);
+// For a process that was never started: gives the reservation back. False: it is running after all, or was.
+bool slot_abandon(int index, uint32 ticket);
 
 // In the new process. False: the reservation is no longer its own, or the database is barred.
 bool slot_attach(int index, uint32 ticket, WorkerKind kind);
