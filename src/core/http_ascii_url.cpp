@@ -1,4 +1,4 @@
-// Internationalized host names.
+// URLs that are not ASCII: internationalized host names, and the rest percent-encoded.
 #include "core/http_transfer.hpp"
 
 #include <algorithm>
@@ -72,21 +72,22 @@ std::string ascii_host(const std::string &) {
 } // namespace
 
 std::string ascii_url(std::string_view url, UrlParts *parts) {
-    std::string text(url);
+    const std::string scheme = parts->https ? "https://" : "http://";
+    const size_t path = std::min(url.find_first_of("/\\?#", scheme.size()), url.size());
+    // libcurl would encode the path, but send a query as it is.
+    const std::string rest = percent_encoded(url.substr(path));
     if (is_ascii(parts->host))
-        return text;
-    const std::string host = ascii_host(text);
+        return std::string(url.substr(0, path)) + rest;
+    const std::string host = ascii_host(std::string(url));
     if (host.empty() || !is_ascii(host))
         return std::string();
-    const std::string scheme = parts->https ? "https://" : "http://";
     const std::string origin = scheme + host + ':' + std::to_string(parts->port);
     // Some characters become others that mean something in a URL: a wide "/" a "/".
     UrlParts converted{};
     if (!split_url(slice(origin), &converted) || host != converted.host)
         return std::string();
     *parts = converted;
-    const size_t rest = text.find_first_of("/\\?#", scheme.size());
-    return rest == std::string::npos ? origin : origin + text.substr(rest);
+    return origin + rest;
 }
 
 } // namespace whisperer::core

@@ -169,8 +169,8 @@ struct Transfer {
     bool set_generation_options();
 };
 
-// A URL with its host in ASCII: an internationalized name is converted (RFC 5891), in `parts`, too. Empty: it
-// cannot be. Throws std::bad_alloc.
+// A URL in ASCII: an internationalized name is converted (RFC 5891), in `parts`, too, and the rest is
+// percent-encoded. Empty: the name cannot be converted. Throws std::bad_alloc.
 std::string ascii_url(std::string_view url, UrlParts *parts);
 
 // "address 127.0.0.1 (loopback) is not allowed; see whisperer.allowed_networks"

@@ -210,4 +210,18 @@ bool split_url(Slice url, UrlParts *parts) noexcept {
     return true;
 }
 
+std::string percent_encoded(std::string_view text) {
+    constexpr char hex[] = "0123456789ABCDEF";
+    std::string encoded;
+    encoded.reserve(text.size());
+    for (char c : text) {
+        auto byte = static_cast<unsigned char>(c);
+        if (byte < 0x80)
+            encoded.push_back(c);
+        else
+            encoded.append({'%', hex[byte >> 4], hex[byte & 15]});
+    }
+    return encoded;
+}
+
 } // namespace whisperer::core

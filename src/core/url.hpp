@@ -7,6 +7,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <string_view>
 
 namespace whisperer::core {
 
@@ -29,5 +31,8 @@ bool check_url(Slice url, FieldError *error, const char *field = "target_url") n
 
 // False: check_url() would refuse it, or memory ran out.
 bool split_url(Slice url, UrlParts *parts) noexcept;
+
+// Percent-encodes what is not ASCII (RFC 3987, 3.1) and leaves the rest as it is. Throws std::bad_alloc.
+std::string percent_encoded(std::string_view text);
 
 } // namespace whisperer::core

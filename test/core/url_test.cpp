@@ -197,3 +197,19 @@ TEST(Url, ErrorsNameTheFieldAndHideWhatMayBeAPassword) {
     EXPECT_FALSE(check_url(slice("ftp://example.com/"), &error));
     EXPECT_STREQ(error.message, "\"ftp://example.com/\" is not an http or https URL");
 }
+
+TEST(Url, PercentEncoded) {
+    struct {
+        const char *text;
+        const char *encoded;
+    } cases[] = {
+        {"", ""},
+        {"/x?q=a+b&c=%20#d", "/x?q=a+b&c=%20#d"},
+        {"/\u00fc?q=\u00fc&r=%c3%BC#\u00fc", "/%C3%BC?q=%C3%BC&r=%c3%BC#%C3%BC"},
+        {"?\u20ac\U0001f600~", "?%E2%82%AC%F0%9F%98%80~"},
+        {"/\"<>[]{}|\\^`'", "/\"<>[]{}|\\^`'"},
+        {"\x7f\x80\xff", "\x7f%80%FF"},
+    };
+    for (const auto &c : cases)
+        EXPECT_EQ(percent_encoded(c.text), c.encoded);
+}

@@ -51,6 +51,18 @@ like($odd->{head}, qr/\r\nX-Name: Zo\xc3\xab\r\n/, 'a header in UTF-8');
 like($odd->{body}, qr/^\{"event": \{"type": "gr\xc3\xb6\xc3\x9fe \\"x\\"", /, 'the type in the body');
 is($odd->{target}, '/a%20b/c?d=%C3%A9&e', 'the target as it was given, without the fragment');
 
+# ---- What is not ASCII in a URL's path and query is percent-encoded, a token URL's, too, and shown as it was given.
+my $umlaut = $receiver->url('/ü{a}?q=ü&r=%c3%bc');
+my $umlaut_login = $receiver->url('/login/ü?q=€');
+subscribe('umlaut', qq(config => '{"auth": {"auth_type": "token", "url": "$umlaut_login", "username": "u", "password": "p"}}'));
+sql(qq{SELECT whisperer.update_subscription(id, '{"target_url": "$umlaut"}') FROM whisperer.subscriptions WHERE event_type = 'umlaut'});
+$receiver->answer('/login/%C3%BC', { body => '{"key": "k"}' });
+my $umlaut_id = raise('umlaut');
+$node->poll_until('postgres', "SELECT retry_count > 0 FROM whisperer.webhook_events WHERE uuid = '$umlaut_id'");
+is( join(' ', map { $_->{target} } grep { $_->{target} =~ /\?q=/ } $receiver->requests),
+	'/login/%C3%BC?q=%E2%82%AC /%C3%BC{a}?q=%C3%BC&r=%c3%bc', 'a URL that is not ASCII is percent-encoded, path and query alike');
+is(sql("SELECT state || ' ' || target_url FROM whisperer.webhook_events WHERE uuid = '$umlaut_id'"), "delivered $umlaut", '... and shown as it was given');
+
 # ---- The same bytes, id and signature of the body on every attempt; only the time moves on.
 subscribe('again', q(secret_key => 'secret'));
 $receiver->answer('/again', { status => 500, delay => { headers => 1100 } }, { status => 500 }, { status => 200 });
