@@ -150,6 +150,33 @@ DROP ROLE whisperer_hooks;
 SELECT whisperer.update_event_type('raw', '{"serializer": null}');
 INSERT INTO hooks.package VALUES (1, '{}');
 
+-- A table that is renamed takes its row type, and the serializer of that type, along.
+CREATE TABLE hooks."New table" (id int);
+CREATE FUNCTION hooks."As json"(hooks."New table") RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_build_object('a', $1.id) $$;
+SELECT whisperer.register_event_type('renamed', 'hooks."As json"');
+SELECT whisperer.subscribe('renamed', 'https://example.com/renamed');
+SELECT whisperer.attach('hooks."New table"', 'renamed');
+ALTER TABLE hooks."New table" RENAME TO old;
+CREATE FUNCTION hooks."As json"(hooks.bodies) RETURNS jsonb LANGUAGE sql AS $$ SELECT '{"another": "table"}'::jsonb $$;
+INSERT INTO hooks.old VALUES (1);
+SELECT request_payload->'payload' FROM whisperer.pending WHERE event_type = 'renamed';
+-- Another table takes the old name: its rows have no function, until there is one of the stored name, which then is the only one.
+CREATE TABLE hooks."New table" (id int);
+SELECT whisperer.attach('hooks."New table"', 'renamed');
+INSERT INTO hooks.old VALUES (2);
+INSERT INTO hooks."New table" VALUES (3);
+SELECT request_payload->'payload' FROM whisperer.pending WHERE event_type = 'renamed' ORDER BY created_date;
+CREATE FUNCTION hooks."As json"(hooks."New table") RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_build_object('b', $1.id) $$;
+INSERT INTO hooks."New table" VALUES (4);
+INSERT INTO hooks.old VALUES (5);
+DROP TABLE hooks."New table" CASCADE;
+-- Of the row's type there is none: what is missing, and what to do.
+DROP FUNCTION hooks."As json"(hooks.old);
+INSERT INTO hooks.old VALUES (6);
+SELECT whisperer.deliver_event('{}'::jsonb, 'renamed');
+SELECT whisperer.update_event_type('renamed', '{"serializer": null}');
+DROP TABLE hooks.old;
+
 -- What a security-restricted operation cannot do in somebody else's transaction: defer a check.
 CREATE TABLE hooks.parent (id int PRIMARY KEY);
 CREATE TABLE hooks.child (id int REFERENCES hooks.parent DEFERRABLE INITIALLY DEFERRED);

@@ -29,19 +29,22 @@ Oid owner_of(const EventFunctions &functions) {
     return owner;
 }
 
-UserFunction serializer_of(const EventFunctions &functions) {
-    return {"serializer", functions.serializer, owner_of(functions)};
-}
-
 // What the value is, whatever the query took it for: a variable of type record may well hold a row of a
 // table.
 Oid actual_type(Datum value, Oid type) {
+    if (type == JSONBOID || type == JSONOID)
+        return type;
     type = getBaseType(type);
     return type == RECORDOID ? HeapTupleHeaderGetTypeId(DatumGetHeapTupleHeader(value)) : type;
 }
 
-Datum fitting_row(const UserFunction &serializer, Oid wanted, Datum value, Oid type) {
-    Oid given = type == JSONBOID || type == JSONOID ? type : actual_type(value, type);
+// For an instance of this type.
+UserFunction serializer_of(const EventFunctions &functions, Oid given) {
+    bool is_row = given != JSONBOID && given != JSONOID && given != RECORDOID;
+    return {"serializer", functions.serializer, owner_of(functions), is_row ? given : InvalidOid};
+}
+
+Datum fitting_row(const UserFunction &serializer, Oid wanted, Datum value, Oid given) {
     if (given == wanted)
         return value;
     if (given != RECORDOID && type_is_rowtype(given) && typeInheritsFrom(given, wanted))
@@ -106,19 +109,20 @@ Jsonb *usual_body(const char *event_type, const pg_uuid_t *delivery, Jsonb *payl
 
 } // namespace
 
-bool serializer_takes_rows(const EventFunctions &functions) {
+bool serializer_takes_rows(const EventFunctions &functions, Oid row) {
     return functions.serializer != nullptr &&
-           user_function_types(serializer_of(functions)).first_argument != JSONBOID;
+           user_function_types(serializer_of(functions, row)).first_argument != JSONBOID;
 }
 
 Jsonb *serialize_instance(const EventFunctions &functions, Datum value, Oid type) {
     if (functions.serializer == nullptr)
         return serialize_default(value, type);
-    UserFunction serializer = serializer_of(functions);
+    Oid given = actual_type(value, type);
+    UserFunction serializer = serializer_of(functions, given);
     Oid wanted = user_function_types(serializer).first_argument;
     NullableDatum argument = {(Datum)0, false};
     argument.value = wanted == JSONBOID ? JsonbPGetDatum(serialize_default(value, type))
-                                        : fitting_row(serializer, wanted, value, type);
+                                        : fitting_row(serializer, wanted, value, given);
     return require_result_object(serializer, user_function_call_jsonb(serializer, &argument, 1));
 }
 

@@ -30,8 +30,9 @@ Jsonb *serialize_instance(const EventFunctions &functions, Datum value, Oid type
 // The payload's text.
 PayloadText payload_of_instance(const EventFunctions &functions, Datum value, Oid type);
 
-// Whether serialize_instance() needs rows in the row type of one table, or takes any row as it is.
-bool serializer_takes_rows(const EventFunctions &functions);
+// Whether serialize_instance() needs rows in the row type of one table, such as this one, or takes any row as
+// it is.
+bool serializer_takes_rows(const EventFunctions &functions, Oid row);
 
 // A row in the form of another table of the same inheritance tree, whose columns it has.
 Datum convert_row(Datum row, Oid from, Oid to);

@@ -7,12 +7,16 @@
 extern "C" {
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
+#include "nodes/value.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 }
 
 namespace whisperer::pg {
@@ -46,27 +50,67 @@ void search(void *argument) {
     name->found = DatumGetObjectId(DirectFunctionCall1(regprocedurein, CStringGetDatum(name->name)));
 }
 
+// Those of that schema and name with one argument, whatever its type.
+FuncCandidateList namesakes(const char *stored_name) {
+    char *name = pstrdup(stored_name);
+    char *end = name;
+    for (bool quoted = false; *end != '\0' && (quoted || *end != '('); end++)
+        quoted ^= *end == '"';
+    *end = '\0';
+    List *parts;
+    List *names = NIL;
+    ListCell *cell;
+    if (!SplitIdentifierString(name, '.', &parts))
+        return nullptr;
+    foreach (cell, parts)
+        names = lappend(names, makeString((char *)lfirst(cell)));
+    return FuncnameGetCandidates(names, 1, NIL, false, false, false, true);
+}
+
+// The one that takes the row: of its own type, or else the only one of a table that it inherits from.
+Oid find_by_row(const UserFunction &function) {
+    Oid found = InvalidOid;
+    int fitting = 0;
+    if (!OidIsValid(function.row))
+        return InvalidOid;
+    for (FuncCandidateList one = namesakes(function.name); one != nullptr; one = one->next) {
+        if (one->args[0] == function.row)
+            return one->oid;
+        if (type_is_rowtype(one->args[0]) && typeInheritsFrom(function.row, one->args[0])) {
+            found = one->oid;
+            fitting++;
+        }
+    }
+    return fitting == 1 ? found : InvalidOid;
+}
+
 // The function of that name; everything in it but types of pg_catalog is qualified, and search_path is
 // pinned.
-Oid resolve(const UserFunction &function) {
+Oid resolve(const UserFunction &function, bool *by_row) {
     Search name = {function.name, InvalidOid};
     CapturedError error;
+    *by_row = false;
+    if (!capture_error(search, &name, &error))
+        return name.found;
     // "Does not exist" may be said of the schema, a type, or the function.
-    if (capture_error(search, &name, &error)) {
-        if (ERRCODE_TO_CATEGORY(error.sqlstate) == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION ||
-            error.sqlstate == ERRCODE_UNDEFINED_SCHEMA)
-            raise_function_gone(function);
+    if (ERRCODE_TO_CATEGORY(error.sqlstate) != ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION &&
+        error.sqlstate != ERRCODE_UNDEFINED_SCHEMA)
         ereport(ERROR, errcode(error.sqlstate),
                 errmsg("%s: cannot look up function %s", function.what, function.name),
                 errdetail_internal("%s", error.message));
-    }
-    return name.found;
+    Oid found = find_by_row(function);
+    if (!OidIsValid(found))
+        raise_function_gone(function, error.sqlstate == ERRCODE_UNDEFINED_FUNCTION ? nullptr : error.message);
+    *by_row = true;
+    return found;
 }
 
 void read_function(const UserFunction &function, KnownFunction *known) {
     uint64 generation = catalogue_generation;
+    bool by_row;
     known->generation = 0;
-    known->oid = resolve(function);
+    known->oid = resolve(function, &by_row);
+    known->row = by_row ? function.row : InvalidOid;
     HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(known->oid));
     if (!HeapTupleIsValid(tuple))
         raise_function_gone(function);
@@ -96,13 +140,27 @@ KnownFunction *known_by_name(const char *name) {
     return known;
 }
 
+bool is_current(const KnownFunction *known, const UserFunction &function) {
+    return known->generation == catalogue_generation &&
+           (!OidIsValid(known->row) || known->row == function.row);
+}
+
+// By which another one is named.
+const char *naming_function(const UserFunction &function) {
+    if (strcmp(function.what, "serializer") == 0 || strcmp(function.what, "customizer") == 0)
+        return "update_event_type";
+    return strcmp(function.what, "callback") == 0 ? "update_subscription" : "register_countdown";
+}
+
 } // namespace
 
-void raise_function_gone(const UserFunction &function) {
+void raise_function_gone(const UserFunction &function, const char *missing) {
     ereport(ERROR, errcode(ERRCODE_UNDEFINED_FUNCTION),
             errmsg("%s: function %s does not exist", function.what, function.name),
-            errdetail("It was there when it was named, and has been dropped or renamed since."),
-            errhint("Make it again, or name another."));
+            missing == nullptr
+                ? errdetail("It was there when it was named, and has been dropped or renamed since.")
+                : errdetail("It was there when it was named, but now %s: dropped or renamed since.", missing),
+            errhint("Make it again, or name another with whisperer.%s().", naming_function(function)));
 }
 
 KnownFunction *known_function(const UserFunction &function) {
@@ -116,7 +174,7 @@ KnownFunction *known_function(const UserFunction &function) {
         known->next = known_functions;
         known_functions = known;
     }
-    if (known->generation != catalogue_generation)
+    if (!is_current(known, function))
         read_function(function, known);
     return known;
 }
@@ -141,9 +199,9 @@ FmgrInfo *known_function_lookup(KnownFunction *known, bool *shared) {
     return &known->lookup;
 }
 
-const KnownFunction *known_function_kept(const char *name) {
-    const KnownFunction *known = known_by_name(name);
-    return known != nullptr && known->generation == catalogue_generation ? known : nullptr;
+const KnownFunction *known_function_kept(const UserFunction &function) {
+    const KnownFunction *known = known_by_name(function.name);
+    return known != nullptr && is_current(known, function) ? known : nullptr;
 }
 
 } // namespace whisperer::pg

@@ -11,6 +11,7 @@ struct KnownFunction {
     KnownFunction *next;
     char *name;
     uint64 generation; // of the catalogue it was read from; 0: of none
+    Oid row;           // found by this type of row, not by its name; InvalidOid: by its name
     Oid oid;
     Oid schema;
     UserFunctionTypes types;
@@ -31,11 +32,12 @@ struct KnownFunction {
 KnownFunction *known_function(const UserFunction &function);
 
 // What is kept of it, or null where that is nothing or outdated. Reads no catalogue.
-const KnownFunction *known_function_kept(const char *name);
+const KnownFunction *known_function_kept(const UserFunction &function);
 
 // The look-up to call it by; *shared when it is the one kept, which is to be marked in_use during the call.
 FmgrInfo *known_function_lookup(KnownFunction *known, bool *shared);
 
-[[noreturn]] void raise_function_gone(const UserFunction &function);
+// missing: what PostgreSQL says that is not there, if it is not the function itself.
+[[noreturn]] void raise_function_gone(const UserFunction &function, const char *missing = nullptr);
 
 } // namespace whisperer::pg

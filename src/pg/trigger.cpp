@@ -109,10 +109,10 @@ struct Firing {
 // The type as which rows of `type` are serialized: those of a partition, where the serializer takes rows, as
 // rows of the partitioned table. (The default serialization makes the same of both.)
 Oid serialized_type(const Firing *firing, Oid type) {
-    bool is_partition = firing->table != RelationGetRelid(firing->data->tg_relation);
-    return is_partition && serializer_takes_rows(firing->recipients.functions)
-               ? get_rel_type_id(firing->table)
-               : type;
+    if (firing->table == RelationGetRelid(firing->data->tg_relation))
+        return type;
+    Oid whole = get_rel_type_id(firing->table);
+    return serializer_takes_rows(firing->recipients.functions, whole) ? whole : type;
 }
 
 // Serializes rows and writes their events. Memory is bounded by rows_at_once and bytes_at_once.

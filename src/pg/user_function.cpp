@@ -147,7 +147,7 @@ bool is_number(Oid type) {
 } // namespace
 
 UserFunctionTypes user_function_types(const UserFunction &function) {
-    const KnownFunction *kept = known_function_kept(function.name);
+    const KnownFunction *kept = known_function_kept(function);
     if (kept != nullptr)
         return kept->types;
     Surroundings around;

@@ -35,6 +35,10 @@ struct UserFunction {
     const char *what; // for messages: "serializer"
     const char *name; // as function_stored_name() gave it
     Oid runner;       // the role as which it runs; InvalidOid is not allowed
+    // The type of the row that is its only argument, if it is one. A table that was renamed has taken its row
+    // type and the function along, not the name stored here: where there is none of that name, it is the one
+    // of the same schema and name that takes this row.
+    Oid row = InvalidOid;
 };
 
 // What it takes and returns now.

@@ -1,7 +1,7 @@
 -- Serializers and customizers: what they get, what becomes of what they return, as whom they run, and what they leave behind.
 -- What is said when they fail is in sql/serializers.sql. parity rows 2, 3, 4, 26, 27.
 BEGIN;
-SELECT plan(56);
+SELECT plan(57);
 
 CREATE SCHEMA hooks;
 CREATE ROLE hooks_owner;   -- owns the event types and their functions
@@ -119,6 +119,13 @@ SELECT is(pg_temp.payloads('parcel'), ARRAY['{"at": "3 north 7", "type": "hooks.
     'a row that moves: a delete and an insert');
 SELECT whisperer.deliver_event(p, 'parcel') FROM hooks.parcel_north p;
 SELECT is(pg_temp.payloads('parcel'), ARRAY['{"at": "1 north 5", "type": "hooks.parcel"}']::jsonb[], 'a partition''s row given to deliver_event');
+ALTER TABLE hooks.parcel RENAME TO parcels;
+INSERT INTO hooks.parcels VALUES (4, 'north', 8);
+SELECT whisperer.deliver_event(p, 'parcel') FROM hooks.parcel_north p WHERE id = 4;
+SELECT is(pg_temp.payloads('parcel'), array_fill('{"at": "4 north 8", "type": "hooks.parcels"}'::jsonb, ARRAY[2]), 'and after the partitioned table was renamed');
+ALTER TABLE hooks.parcels RENAME TO parcel;
+DELETE FROM hooks.parcel WHERE id = 4;
+SELECT pg_temp.payloads('parcel');
 SELECT whisperer.detach('hooks.parcel', 'parcel');
 CREATE TRIGGER whole AFTER INSERT ON hooks.parcel REFERENCING NEW TABLE AS rows FOR EACH STATEMENT
     EXECUTE FUNCTION whisperer.deliver_event_trigger('parcel');
