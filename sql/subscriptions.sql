@@ -129,6 +129,9 @@ SELECT whisperer.subscribe('package-created', 'https://example.com/hook') AS dav
 RESET ROLE;
 DROP ROLE whisperer_dave;
 SELECT owner, is_active, inactive_reason FROM whisperer.subscriptions WHERE id = :daves;
+SELECT is_active FROM whisperer.subscription_health WHERE subscription_id = :daves;
+SELECT whisperer.update_subscription(:daves, '{"is_active": true}');
+SELECT whisperer.update_subscription(:daves, '{"config": {"still": "possible"}}');
 
 -- A copy: rows with numbers of another cluster. resume() finds owners by name, once, and stamps the rest anew.
 CREATE ROLE whisperer_carol;

@@ -98,14 +98,19 @@ Jsonb *empty_object() {
 // ---- update_subscription, unsubscribe
 // -----------------------------------------------------------------------------
 
-// Callbacks, countdowns and validators run as the subscription's owner: whoever names one must have that
-// role's privileges, admin or not.
-void check_speaks_for_owner(Oid caller, const Subscription &subscription, const char *field) {
+void check_has_owner(const Subscription &subscription, const char *field) {
     if (!OidIsValid(subscription.owner))
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                 errmsg("%s: the owner of subscription " INT64_FORMAT ", \"%s\", does not exist", field,
                        subscription.id, subscription.owner_name),
-                errhint("Give the subscription another owner first."));
+                errdetail("The subscription is held: nothing is sent for it, and what is raised is kept."),
+                errhint("Give it another owner first, with whisperer.reassign()."));
+}
+
+// Callbacks, countdowns and validators run as the subscription's owner: whoever names one must have that
+// role's privileges, admin or not.
+void check_speaks_for_owner(Oid caller, const Subscription &subscription, const char *field) {
+    check_has_owner(subscription, field);
     if (!has_privs_of_role(caller, subscription.owner))
         ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
                 errmsg("%s: permission denied for subscription " INT64_FORMAT, field, subscription.id),
@@ -193,9 +198,11 @@ void update_subscription(Oid caller, int64 id, SubscriptionInput *input) {
         access_check(caller, Access::subscribe, input->event_type);
     if (OidIsValid(function))
         check_new_callback(caller, now, function);
+    bool resumes = (input->given & FIELD_IS_ACTIVE) != 0 && input->is_active;
+    if (resumes)
+        check_has_owner(now, "is_active");
     // A type may have been unregistered while the subscription was paused.
-    bool needs_type =
-        input->event_type != nullptr || ((input->given & FIELD_IS_ACTIVE) != 0 && input->is_active);
+    bool needs_type = input->event_type != nullptr || resumes;
     const char *event_type = input->event_type != nullptr ? input->event_type : now.event_type;
     if (needs_type && !event_type_hold(event_type))
         raise_no_event_type(event_type);

@@ -26,8 +26,8 @@ CREATE VIEW whisperer.subscriptions WITH (security_invoker = true) AS
     SELECT id, whisperer.owner_name(owner_oid, owner_name, owner_system) AS owner, event_type,
         whisperer.shown_url(id) AS target_url,
         is_active AND NOT held AS is_active,
-        CASE WHEN is_active AND held THEN 'held: the owner''s role is gone' ELSE inactive_reason END
-            AS inactive_reason,
+        CASE WHEN is_active AND held THEN 'held: the owner''s role is gone; events are kept for whisperer.reassign()'
+            ELSE inactive_reason END AS inactive_reason,
         has_secret, auth_type, callback, retry_countdown_config,
         whisperer.shown_headers(id) AS additional_headers, config, created_date, modified_date
     FROM whisperer.subscription, LATERAL (SELECT
@@ -37,7 +37,7 @@ COMMENT ON COLUMN whisperer.subscriptions.id IS 'Number that subscribe() returne
 COMMENT ON COLUMN whisperer.subscriptions.owner IS 'Role that subscribed, as which the callback runs.';
 COMMENT ON COLUMN whisperer.subscriptions.event_type IS 'Event type asked for.';
 COMMENT ON COLUMN whisperer.subscriptions.target_url IS 'Where its events are sent to; to monitors, of others, only scheme and host.';
-COMMENT ON COLUMN whisperer.subscriptions.is_active IS 'Whether events are raised and sent for it.';
+COMMENT ON COLUMN whisperer.subscriptions.is_active IS 'Whether events are raised and sent for it. False while it is held: then they are raised and kept.';
 COMMENT ON COLUMN whisperer.subscriptions.inactive_reason IS 'Why not.';
 COMMENT ON COLUMN whisperer.subscriptions.has_secret IS 'Whether its requests are signed.';
 COMMENT ON COLUMN whisperer.subscriptions.auth_type IS 'How its requests authenticate: basic, bearer, token; NULL: not at all.';

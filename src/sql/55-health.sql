@@ -4,7 +4,8 @@ CREATE VIEW whisperer.subscription_health WITH (security_invoker = true) AS
 SELECT s.id AS subscription_id,
        s.event_type,
        whisperer.shown_url(s.id) AS target_url,
-       s.is_active,
+       s.is_active AND NOT (s.owner_dropped OR whisperer.owner_is_gone(s.owner_oid, s.owner_name, s.owner_system))
+           AS is_active,
        waiting.pending,
        waiting.oldest_pending,
        COALESCE(flying.in_flight, 0) AS in_flight,
@@ -44,7 +45,7 @@ COMMENT ON VIEW whisperer.subscription_health IS 'How each subscription that has
 COMMENT ON COLUMN whisperer.subscription_health.subscription_id IS 'The subscription';
 COMMENT ON COLUMN whisperer.subscription_health.event_type IS 'The event type that it asks for';
 COMMENT ON COLUMN whisperer.subscription_health.target_url IS 'Where it sends';
-COMMENT ON COLUMN whisperer.subscription_health.is_active IS 'False: paused; what is pending is kept and not sent';
+COMMENT ON COLUMN whisperer.subscription_health.is_active IS 'False: paused or held; what is pending is kept and not sent';
 COMMENT ON COLUMN whisperer.subscription_health.pending IS 'Deliveries not settled, those in flight included';
 COMMENT ON COLUMN whisperer.subscription_health.oldest_pending IS 'When the oldest of them was raised';
 COMMENT ON COLUMN whisperer.subscription_health.in_flight IS 'Requests under way, or done and not yet recorded';

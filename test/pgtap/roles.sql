@@ -276,7 +276,7 @@ DROP OWNED BY regress_other;
 REVOKE regress_other FROM regress_admin;
 DROP ROLE regress_other;
 SELECT is((SELECT string_agg(owner || ' ' || is_active || ' ' || inactive_reason, '; ') FROM whisperer.subscriptions WHERE id = :mine),
-    'regress_other false held: the owner''s role is gone', 'held when the owner is gone');
+    'regress_other false held: the owner''s role is gone; events are kept for whisperer.reassign()', 'held when the owner is gone');
 CREATE ROLE regress_other;
 SELECT whisperer.grant_access('regress_other', 'subscribe');
 SELECT is(public.answer('regress_other', 'SELECT id FROM whisperer.subscriptions'), NULL, 'a role of the same name has nothing');

@@ -98,7 +98,10 @@ $node->poll_until('postgres', 'SELECT count(*) = 1 FROM whisperer.pending WHERE 
 sql('DROP OWNED BY owner_b; DROP ROLE owner_b; CREATE ROLE owner_b');
 sql(q{SELECT whisperer.grant_access('owner_b', 'subscribe')});
 $node->poll_until('postgres', 'SELECT owner_dropped FROM whisperer.subscription WHERE id = 2');
-is(sql('SELECT is_active, inactive_reason FROM whisperer.subscriptions WHERE id = 2'), q{f|held: the owner's role is gone}, 'the view says why');
+is(sql('SELECT is_active, inactive_reason FROM whisperer.subscriptions WHERE id = 2'),
+	q{f|held: the owner's role is gone; events are kept for whisperer.reassign()}, 'the view says why');
+is(sql('SELECT is_active FROM whisperer.subscription_health WHERE subscription_id = 2'), 'f', '... and its health, too');
+is(refused('postgres', q{SELECT whisperer.update_subscription(2, '{"is_active": true}')}), '55000', 'nor is it activated');
 is(refused('postgres', $_), '55000', "nothing of it can be sent: $_")
   for ('SELECT whisperer.retry(uuid) FROM whisperer.pending WHERE subscription_id = 2',
 	q{SELECT whisperer.deliver_event(NULL, 'package-created', false, uuid) FROM whisperer.pending WHERE subscription_id = 2});
@@ -112,12 +115,13 @@ $receiver->answer('/a', { status => 500 }, { status => 500 }, { status => 500 },
 as('writer', q{INSERT INTO shop.package VALUES (7, 'eu')});
 $receiver->await('/a', 9);
 is($receiver->count(path => '/b'), $before, 'nothing is sent for an owner that is gone');
-is(sql('SELECT count(*) > 0 FROM whisperer.pending WHERE subscription_id = 2'), 't', 'its deliveries are kept');
+is(sql('SELECT count(*) FROM whisperer.pending WHERE subscription_id = 2'), '3', 'its deliveries are kept, those raised meanwhile, too');
 is(as('owner_b', 'SELECT count(*) FROM whisperer.webhook_events'), '0', 'a role of the same name inherits nothing');
 as('boss', q{SELECT whisperer.reassign('owner_b', 'owner_a')});
 $node->wait_settled;
 my @after = $receiver->requests(path => '/b');
-ok((grep { $_->{body} =~ /"id": 5\b/ } @after[ $before .. $#after ]), 'reassigned, it is sent');
+my %sent = map { $_->{body} =~ /"id": (\d+)/ ? ($1 => 1) : () } @after[ $before .. $#after ];
+is(join(' ', sort keys %sent), '5 6 7', 'reassigned, all of it is sent');
 is(as('owner_a', 'SELECT string_agg(id::text, $$ $$ ORDER BY id) FROM whisperer.subscriptions'), '1 2', 'and is the new owner\'s');
 
 # ---- Several at once
