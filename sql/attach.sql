@@ -109,13 +109,16 @@ BEGIN READ ONLY;
 SELECT whisperer.attach('package', 'package-created');
 ROLLBACK;
 
--- By hand, with a filter that is none.
+-- By hand, with a filter that is none: its maker hears it.
 CREATE TRIGGER by_hand AFTER INSERT ON package FOR EACH ROW
     EXECUTE FUNCTION whisperer.deliver_event_trigger('package-created', 'nonsense');
-INSERT INTO package VALUES (9);
-DROP TRIGGER by_hand ON package;
 CREATE TRIGGER by_hand AFTER INSERT ON package FOR EACH ROW
     EXECUTE FUNCTION whisperer.deliver_event_trigger('package-created', '[]');
+CREATE TRIGGER by_hand AFTER INSERT ON package FOR EACH ROW
+    EXECUTE FUNCTION whisperer.deliver_event_trigger('package-created', '{"auth": 1}');
+-- A type that is not registered yet: a restore makes triggers before it has loaded the types.
+CREATE TRIGGER by_hand AFTER INSERT ON package FOR EACH ROW
+    EXECUTE FUNCTION whisperer.deliver_event_trigger('still-to-come', '{"region": "eu"}');
 INSERT INTO package VALUES (9);
 DROP TRIGGER by_hand ON package;
 

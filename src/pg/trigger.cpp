@@ -6,6 +6,7 @@
 #include "pg/relation_name.hpp"
 #include "pg/settings.hpp"
 #include "pg/subscription_fields.hpp"
+#include "pg/trigger_access.hpp"
 #include "pg/user_function.hpp"
 
 extern "C" {
@@ -33,11 +34,6 @@ namespace {
 // Rows of a transition table serialized before they are written together.
 constexpr int rows_at_once = 500;
 constexpr size_t bytes_at_once = 4 * 1024 * 1024;
-
-[[noreturn]] void raise_misuse(const char *what, const char *hint) {
-    ereport(ERROR, errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-            errmsg("whisperer.deliver_event_trigger() %s", what), errhint("%s", hint));
-}
 
 // A trigger on a partition is a copy of the one made on the partitioned table, whose row it stands for.
 Oid table_of_trigger(const TriggerData *data) {
@@ -73,26 +69,18 @@ EventOrigin origin_of(const TriggerData *data, Oid table) {
 }
 
 Jsonb *config_filter_of(const TriggerData *data) {
-    if (data->tg_trigger->tgnargs < 2)
-        return nullptr;
-    Jsonb *filter = parse_json_object(data->tg_trigger->tgargs[1], "config_filter");
-    check_config_filter(filter);
-    return filter;
+    return data->tg_trigger->tgnargs < 2 ? nullptr : parse_trigger_filter(data->tg_trigger->tgargs[1]);
 }
 
 void check_call(FunctionCallInfo fcinfo) {
     if (!CALLED_AS_TRIGGER(fcinfo))
-        raise_misuse("can only be called as a trigger",
-                     "Use whisperer.attach(), or CREATE TRIGGER ... EXECUTE "
-                     "FUNCTION whisperer.deliver_event_trigger('type').");
+        raise_trigger_misuse("can only be called as a trigger",
+                             "Use whisperer.attach(), or CREATE TRIGGER ... EXECUTE "
+                             "FUNCTION whisperer.deliver_event_trigger('type').");
     const TriggerData *data = (const TriggerData *)fcinfo->context;
-    if (!TRIGGER_FIRED_AFTER(data->tg_event) || TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
-        raise_misuse("must be an AFTER trigger for INSERT, UPDATE or DELETE",
-                     "Make it AFTER INSERT OR UPDATE OR DELETE.");
-    if (data->tg_trigger->tgnargs < 1 || data->tg_trigger->tgnargs > 2)
-        raise_misuse(
-            "takes an event type and, if wanted, a config_filter",
-            "EXECUTE FUNCTION whisperer.deliver_event_trigger('package-created', '{\"region\": \"eu\"}')");
+    const Trigger *trigger = data->tg_trigger;
+    check_trigger(trigger->tgtype, trigger->tgnargs,
+                  trigger->tgnewtable != nullptr || trigger->tgoldtable != nullptr);
 }
 
 // One call of the trigger.
@@ -217,8 +205,7 @@ void deliver_transition_table(Firing *firing) {
     // An update may have both, and then it is the new rows; or the old ones alone, if those are wanted.
     Tuplestorestate *store = data->tg_newtable != nullptr ? data->tg_newtable : data->tg_oldtable;
     if (store == nullptr)
-        raise_misuse("for each statement needs a transition table",
-                     "Add REFERENCING NEW TABLE AS rows (OLD TABLE for a delete), or make it FOR EACH ROW.");
+        elog(ERROR, "trigger \"%s\" got no transition table", data->tg_trigger->tgname);
     TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(data->tg_relation), &TTSOpsMinimalTuple);
     tuplestore_select_read_pointer(store, tuplestore_alloc_read_pointer(store, EXEC_FLAG_REWIND));
     tuplestore_rescan(store);

@@ -71,21 +71,22 @@ is(raised("INSERT INTO plain VALUES (1, 'old'); UPDATE plain SET v = 'new'"), 'p
 sql('DROP TRIGGER u ON plain; TRUNCATE plain');
 
 # ---- What a trigger must not be.
-is(sqlstate('BEGIN; ' . $trigger->('plain', 'INSERT') =~ s/AFTER/BEFORE/r . '; INSERT INTO plain VALUES (1)'), '39P01', 'BEFORE');
+# Its maker hears it, not the first who writes to the table.
+is(sqlstate($trigger->('plain', 'INSERT') =~ s/AFTER/BEFORE/r), '39P01', 'BEFORE');
 for my $case (
 	[ 'w AFTER INSERT ON plain FOR EACH STATEMENT', "'t'", 'without a transition table' ],
-	[ 'w AFTER TRUNCATE ON plain FOR EACH STATEMENT', "'t'", 'TRUNCATE', 'TRUNCATE plain' ],
+	[ 'w AFTER TRUNCATE ON plain FOR EACH STATEMENT', "'t'", 'TRUNCATE' ],
 	[ 'w AFTER INSERT ON plain FOR EACH ROW', '', 'without an event type' ],
 	[ 'w AFTER INSERT ON plain FOR EACH ROW', "'t', '{}', 'x'", 'with three arguments' ],
 	[ 'w AFTER INSERT ON plain FOR EACH ROW', "'t', 'nonsense'", 'with a filter that is none' ],
-	[ 'w AFTER INSERT ON plain FOR EACH ROW', "'t', '[]'", 'with a filter that is no object' ],
-	[ 'w AFTER INSERT ON plain FOR EACH ROW', "'unknown'", 'with a type not registered' ])
+	[ 'w AFTER INSERT ON plain FOR EACH ROW', "'t', '[]'", 'with a filter that is no object' ])
 {
-	my ($definition, $arguments, $name, $statement) = @$case;
-	my $statements = "BEGIN; CREATE TRIGGER $definition EXECUTE FUNCTION whisperer.deliver_event_trigger($arguments); "
-	  . ($statement // ($definition =~ /UPDATE/ ? 'INSERT INTO plain VALUES (1); UPDATE plain SET id = 2' : 'INSERT INTO plain VALUES (1)'));
-	like(sqlstate($statements), qr/^(22023|39P01|WH004|22P02|0A000)$/, "a trigger $name") or note $statements;
+	my ($definition, $arguments, $name) = @$case;
+	is(sqlstate("CREATE TRIGGER $definition EXECUTE FUNCTION whisperer.deliver_event_trigger($arguments)"),
+		$name =~ /filter/ ? '22023' : '39P01', "a trigger $name");
 }
+is(sqlstate($trigger->('plain', 'INSERT') =~ s/'t'/'unknown'/r . '; INSERT INTO plain VALUES (1)'), 'WH004', 'with a type not registered: when it fires');
+sql('DROP TRIGGER w ON plain');
 is(sqlstate('SELECT whisperer.deliver_event_trigger()'), '39P01', 'called as a function');
 
 # ---- COPY, row trigger; generated, dropped and added columns; a composite type, an array, a domain, a large value.
