@@ -117,6 +117,25 @@ INSERT INTO hooks.bodies VALUES ('{"a": 1}');
 ROLLBACK;
 SELECT whisperer.update_event_type('body', '{"serializer": null}');
 
+-- Nor is what is not the row's fault: conflicts with other transactions, resources; or a type that nobody can be told of.
+CREATE FUNCTION hooks.raises(jsonb) RETURNS jsonb LANGUAGE plpgsql AS
+    $$ BEGIN RAISE 'raised %', $1->'body'->>'code' USING ERRCODE = $1->'body'->>'code'; END $$;
+SELECT whisperer.update_event_type('body', '{"serializer": "hooks.raises"}');
+BEGIN;
+SET LOCAL whisperer.trigger_errors = record;
+SAVEPOINT before;
+INSERT INTO hooks.bodies VALUES ('{"code": "40001"}');
+ROLLBACK TO before;
+INSERT INTO hooks.bodies VALUES ('{"code": "40P01"}');
+ROLLBACK TO before;
+INSERT INTO hooks.bodies VALUES ('{"code": "53100"}');
+ROLLBACK TO before;
+INSERT INTO hooks.bodies VALUES ('{"code": "55P03"}');
+DELETE FROM whisperer.event_type_entry WHERE event_type = 'body';
+INSERT INTO hooks.bodies VALUES ('{"code": "55P03"}');
+ROLLBACK;
+SELECT whisperer.update_event_type('body', '{"serializer": null}');
+
 -- ---- Functions and owners that are gone
 CREATE FUNCTION hooks.mine(body jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT body';
 SELECT whisperer.update_event_type('body', '{"customizer": "hooks.mine"}');

@@ -19,11 +19,11 @@ COMMENT ON FUNCTION whisperer.unregister_event_type(text) IS
 CREATE FUNCTION whisperer.owner_name(owner_oid oid, owner_name text, owner_system bigint) RETURNS text
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'whisperer_owner_name';
 COMMENT ON FUNCTION whisperer.owner_name(oid, text, bigint) IS
-    'What the owner''s role is called now, or was called when it was last seen.';
+    'Internal: what the owner''s role is called now, or was called when it was last seen';
 
 CREATE FUNCTION whisperer.owner_is_gone(owner_oid oid, owner_name text, owner_system bigint) RETURNS boolean
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'whisperer_owner_is_gone';
-COMMENT ON FUNCTION whisperer.owner_is_gone(oid, text, bigint) IS 'Whether the owner''s role exists no more.';
+COMMENT ON FUNCTION whisperer.owner_is_gone(oid, text, bigint) IS 'Internal: whether the owner''s role exists no more';
 
 CREATE VIEW whisperer.event_types WITH (security_invoker = true) AS
     SELECT event_type, whisperer.owner_name(owner_oid, owner_name, owner_system) AS owner, serializer, customizer,

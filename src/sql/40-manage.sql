@@ -30,4 +30,4 @@ COMMENT ON FUNCTION whisperer.prune(interval, bigint) IS
 CREATE FUNCTION whisperer.relation_of(schema text, name text) RETURNS regclass
     LANGUAGE c STABLE PARALLEL SAFE COST 20 AS 'MODULE_PATHNAME', 'whisperer_relation_of';
 COMMENT ON FUNCTION whisperer.relation_of(text, text) IS
-    'The relation of that name in that schema, or NULL if there is none now.';
+    'Internal: the relation of that name in that schema, or NULL if there is none now';

@@ -3,4 +3,4 @@
 CREATE FUNCTION whisperer.in_flight_list(OUT uuid uuid, OUT subscription_id bigint) RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'whisperer_in_flight_list';
 COMMENT ON FUNCTION whisperer.in_flight_list() IS
-    'Deliveries whose request is under way or whose result is not recorded yet, as the delivery workers of this database note them';
+    'Internal: deliveries whose request is under way or whose result is not recorded yet, as the delivery workers of this database note them';

@@ -77,7 +77,7 @@ BEGIN
                 ('next_attempt_at', 'From when on the next attempt is due; NULL once settled'),
                 ('created_date', 'When the event was raised'),
                 ('modified_date', 'Last change; of a settled delivery its settlement'),
-                ('relation', 'The table whose row it was; NULL if there was none or it is gone')
+                ('relation', 'The table that has the schema and name of the one whose row it was; NULL if there was none, or none has them now')
             ) AS c (column_name, words)
         LOOP
             EXECUTE pg_catalog.format('COMMENT ON COLUMN whisperer.%I.%I IS %L', view_name, described.column_name,

@@ -60,5 +60,16 @@ like($node->log_since($log), qr/HINT:  Increase whisperer.max_databases and rest
 $node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer delivery'}, 1);
 pass('those there is room for are served');
 
+# Started without the preload: nobody's events are lost in silence, whatever is asked says what is wrong.
+$node->append_conf('postgresql.conf', 'whisperer.max_databases = 64');
+$node->restart;
+my ($database) = grep { $_ ne $served } qw(one two three);
+$node->safe_psql($database, q{CREATE TABLE item (id int); SELECT whisperer.attach('item', 'item')});
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
+$node->restart;
+like(($node->psql($database, "\\set VERBOSITY verbose\n$_"))[2], qr/ERROR:  55000: whisperer is not in shared_preload_libraries/, "without the preload: $_")
+  for ('INSERT INTO item VALUES (1)', 'TABLE whisperer.webhook_events', 'TABLE whisperer.workers');
+like(($node->psql($database, 'SHOW whisperer.enabled'))[2], qr/unrecognized configuration parameter/, 'nor are there settings');
+
 $node->stop;
 done_testing();
