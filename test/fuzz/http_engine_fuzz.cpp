@@ -15,7 +15,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const uint8_t second = input.byte();
     constexpr size_t bodies[] = {65536, 0, 1, 100};
     constexpr Ending endings[] = {Ending::silence, Ending::close, Ending::close, Ending::reset};
-    Script script;
+    Script script{};
     script.answers = parse_answers(input.rest(), false);
     script.unasked = (first & 4) != 0;
     script.secure = (first & 8) != 0;
