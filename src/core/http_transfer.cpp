@@ -18,6 +18,12 @@ constexpr size_t kept_capacity = 64 << 10; // of a buffer between two requests
 constexpr long ca_file_kept = 60; // seconds until the certificates are read again for a new connection
 #endif
 
+bool is_openssl() noexcept {
+    const char *library = curl_version_info(CURLVERSION_NOW)->ssl_version;
+    const auto is = [library](const char *name) { return strncmp(library, name, strlen(name)) == 0; };
+    return library != nullptr && (is("OpenSSL") || is("LibreSSL") || is("quictls"));
+}
+
 // Those that frame the request or pick the receiver: libcurl writes them, and another value would let a
 // request's body be read as further requests.
 bool is_reserved(std::string_view name) noexcept {
@@ -130,9 +136,10 @@ bool Transfer::set_generation_options() {
     ok = ok && set(easy, CURLOPT_CONNECTTIMEOUT_MS, 0x7fffffffL);
     ok = ok && set(easy, CURLOPT_SSL_VERIFYPEER, 1L) && set(easy, CURLOPT_SSL_VERIFYHOST, 2L) &&
          set(easy, CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
-    // Other libraries than OpenSSL take none.
-    if (curl_easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, on_tls) == CURLE_OK)
-        ok = ok && set(easy, CURLOPT_SSL_CTX_DATA, generation->engine);
+    // Other libraries than OpenSSL have other contexts, or none.
+    if (is_openssl())
+        ok = ok && set(easy, CURLOPT_SSL_CTX_FUNCTION, on_tls) &&
+             set(easy, CURLOPT_SSL_CTX_DATA, generation->engine);
     if (!generation->ca_file.empty())
         ok = ok && set(easy, CURLOPT_CAINFO, generation->ca_file.c_str());
     // Libcurl (since 7.87) keeps what it has read of a file, but not when there is a directory, too: it then

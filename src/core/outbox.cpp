@@ -194,6 +194,7 @@ void Outbox::Impl::detach(Subscription *subscription) noexcept {
     leave_owner(subscription);
     for (size_t i = 0; i < standings; i++)
         subscription->in_ready[i].leave(&ready[i]);
+    subscription->in_crowd.leave(&crowd);
     subscription->in_body_line.leave(&body_line);
     subscription->in_hungry.leave(&hungry);
     subscription->in_changed.leave(&changed);

@@ -21,9 +21,10 @@ namespace whisperer::core {
 
 constexpr double micros_per_second = 1e6;
 
-// Results whose rows are locked above which a subscription may have one; and how many it may have while there
-// are less than half as many.
+// Results whose rows are locked above which a subscription may have one; above which those that have some
+// stop; and how many a subscription may have while there are fewer.
 constexpr size_t unrecorded_limit = 4096;
+constexpr size_t many_unrecorded = unrecorded_limit / 2;
 constexpr int unrecorded_of_one = 16;
 
 struct UuidHash {
@@ -120,7 +121,6 @@ struct Token {
 struct Owner {
     int subscriptions = 0;
     int in_flight = 0;
-    Line waiting; // until something of this owner's has ended
 };
 
 // What the outbox was told of a subscription. Copied first, and then taken over as a whole or not at all: a
@@ -192,7 +192,7 @@ struct Subscription : Told {
     // Places in the lines below.
     Place in_ready[standings] = {Place(this), Place(this), Place(this), Place(this)};
     Place in_body_line{this};
-    Place awaits_owner{this};
+    Place in_crowd{this};
     Place in_hungry{this};
     Place in_changed{this};
     Place in_flying{this};
@@ -289,6 +289,7 @@ struct Outbox::Impl {
     std::deque<Adoption> adoptions;
     WallMicros adoptions_again = 0;  // one of them was locked: not before this
     std::vector<Uuid> bodies_wanted; // has room for all that may be
+    Line crowd;                      // had too much in flight; tries again when requests have ended
     Line body_line;                  // will ask for a body when one of those has come
     Line recheck;                    // dirty while deliveries of theirs were unsent
 
@@ -310,7 +311,6 @@ struct Outbox::Impl {
     // outbox_owners.cpp
     void set_owner(Subscription *subscription, uint32_t id);
     void leave_owner(Subscription *subscription) noexcept;
-    void wake_waiting(Owner *owner) noexcept;
 
     // outbox_states.cpp
     void note_state(Subscription *subscription, bool urgent) noexcept;
@@ -346,8 +346,10 @@ struct Outbox::Impl {
     int guaranteed(Standing standing) const noexcept;
     int promised_beside(Standing standing) const noexcept;
     bool has_slot(Standing standing) const noexcept;
+    bool last_eighth() const noexcept;
     bool takes_too_many(int in_flight) const noexcept;
     bool leaves_enough(Subscription *subscription) noexcept;
+    void end_crowd(size_t ended) noexcept;
     void set_standing(Subscription *subscription, Standing standing, bool stalled) noexcept;
     // A null request: nothing is sent.
     Launch take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall) noexcept;

@@ -37,7 +37,6 @@ void Outbox::Impl::leave_flight(Item *item, Micros now) noexcept {
     if (--subscription->in_flight == 0)
         subscription->in_flying.leave(&flying);
     subscription->owner->in_flight--;
-    wake_waiting(subscription->owner);
 }
 
 // The attempt has ended so.

@@ -97,6 +97,7 @@ void Outbox::settle_results() noexcept {
     const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     size_t kept = 0;
+    bool were_many = box.postponed.size() + box.tried_again >= many_unrecorded;
     box.tried_again = 0;
     for (size_t i = 0; i < box.results.size(); i++) {
         Item *item = box.results[i];
@@ -119,6 +120,9 @@ void Outbox::settle_results() noexcept {
         box.forget(item);
     }
     box.results.resize(kept);
+    if (were_many && box.postponed.size() + box.tried_again < many_unrecorded)
+        for (auto &entry : box.subscriptions) // some waited for that
+            box.make_ready(entry.second.get());
 }
 
 void Outbox::Impl::land(Item *item) noexcept {

@@ -44,9 +44,10 @@ bool Outbox::Impl::may_send(const Subscription &subscription, WallMicros wall) c
 // subscription only; and who has some of many locked, those. The more there are the fewer of one, so that
 // memory is bounded by the number of subscriptions.
 bool Outbox::Impl::may_have_unrecorded(const Subscription &subscription) const noexcept {
-    if (postponed.size() >= unrecorded_limit)
+    size_t all = postponed.size() + tried_again;
+    if (all >= unrecorded_limit)
         return subscription.postponed == 0 && subscription.in_flight == 0;
-    return subscription.postponed < (postponed.size() >= unrecorded_limit / 2 ? 1 : unrecorded_of_one);
+    return subscription.postponed < (all >= many_unrecorded ? 1 : unrecorded_of_one);
 }
 
 // The subscription's own limit takes precedence over the setting for all; the worker's holds for both.
@@ -112,20 +113,32 @@ bool Outbox::Impl::has_slot(Standing standing) const noexcept {
 // Whoever was good until now may hang from now on, with all that it has in flight. So the last eighth of the
 // slots is for those that have less in flight than there are slots left. (What waits to be recorded hangs
 // nowhere.)
-bool Outbox::Impl::takes_too_many(int in_flight) const noexcept {
+bool Outbox::Impl::last_eighth() const noexcept {
     int max = limits.max_in_flight;
-    int left = max - static_cast<int>(requests);
-    return max >= fewest_divided && left <= max / 8 && in_flight > 0 && in_flight >= left;
+    return max >= fewest_divided && max - static_cast<int>(requests) <= max / 8;
 }
 
-// False: it has something in flight, and comes back when that has ended; or its owner has.
+bool Outbox::Impl::takes_too_many(int in_flight) const noexcept {
+    return last_eighth() && in_flight > 0 && in_flight >= limits.max_in_flight - static_cast<int>(requests);
+}
+
+// False: end_crowd() makes it ready again. Something is in flight then, whose end comes.
 bool Outbox::Impl::leaves_enough(Subscription *subscription) noexcept {
-    if (subscriptions.size() > 1 && takes_too_many(subscription->in_flight))
-        return false;
-    if (owners.size() < 2 || !takes_too_many(subscription->owner->in_flight))
+    if (!(subscriptions.size() > 1 && takes_too_many(subscription->in_flight)) &&
+        !(owners.size() > 1 && takes_too_many(subscription->owner->in_flight)))
         return true;
-    subscription->awaits_owner.join(&subscription->owner->waiting);
+    subscription->in_crowd.join(&crowd);
     return false;
+}
+
+// So many requests have ended. Within the last eighth as many may try as might find a slot, so that thousands
+// that wait cost no more; beyond it all.
+void Outbox::Impl::end_crowd(size_t ended) noexcept {
+    for (size_t left = last_eighth() ? std::min(ended, crowd.size()) : crowd.size(); left > 0; left--) {
+        Subscription *subscription = crowd.front();
+        subscription->in_crowd.leave(&crowd);
+        make_ready(subscription);
+    }
 }
 
 void Outbox::Impl::set_standing(Subscription *subscription, Standing standing, bool stalled) noexcept {
@@ -201,6 +214,7 @@ Launch Outbox::Impl::fail_unsent(Item *item, const char *why, Micros now, WallMi
         item->attempts--;
         leave_flight(item, now);
         land(item);
+        arm(item->subscription, wall); // for the end of that pause
         short_of_memory = true;
         return Launch::failed;
     }
@@ -304,7 +318,7 @@ bool Outbox::Impl::start_one(Standing standing, Micros now, WallMicros wall) noe
             continue;
         }
         if (!may_send(*subscription, wall) || !leaves_enough(subscription))
-            continue; // it comes back when a slot of its own is freed, its pause ends, or something is read
+            continue; // it comes back when a slot is freed, its pause ends, or something is read
         Item *item = subscription->queue.front();
         if (item->body_missing) {
             if (!ask_body(item)) // else give_body() makes it ready again
@@ -373,6 +387,7 @@ void Outbox::step(Micros now, WallMicros wall) noexcept {
     if (box.clock_was_put_back(now, wall))
         mark_all_dirty(); // what was to be read again in a moment, too
     box.wake_postponed(wall);
+    size_t before = box.requests;
     try {
         while (const HttpResult *http = box.engine->peek_done()) {
             box.take_result(*http, now, wall);
@@ -383,6 +398,7 @@ void Outbox::step(Micros now, WallMicros wall) noexcept {
     } catch (const std::bad_alloc &) {
         // The result stays in the engine until there is memory.
     }
+    box.end_crowd(before - box.requests);
 }
 
 size_t Outbox::in_flight() const noexcept {

@@ -157,6 +157,32 @@ TEST_F(OutboxFairness, TheManyOfOneOwnerLeaveSlotsToAnother) {
     EXPECT_TRUE(model.until([&] { return model.empty(); })) << model.table.size() << " are left";
 }
 
+// Who waits for slots gets them when there are some, whoever has left them.
+TEST_F(OutboxFairness, WhoWaitedWhileAllWasBusyGoesOnAfterIt) {
+    Server slow([](Peer &peer) {
+        while (peer.read_request()) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(20)); // as a network takes
+            if (!peer.send(response(200, "")))
+                return;
+        }
+    });
+    for (int64_t id = 200; id < 210; id++) {
+        model.subscribe(id, slow.url("127.0.0.1", "/slow"));
+        raise(id, 30);
+    }
+    model.owner = 12;
+    model.subscribe(1, url("/200"));
+    raise(1, 30);
+    ASSERT_TRUE(model.until([&] { return model.empty(); }));
+    let_hang(100, 103); // half of all slots
+    ASSERT_GE(model.box->in_flight(), 30u);
+    for (int64_t id = 200; id < 210; id++)
+        raise(id, 50);
+    ASSERT_TRUE(model.until([&] { return model.box->in_flight() >= 56; }));
+    auto waiting = raise(1, 30);
+    EXPECT_TRUE(model.until([&] { return delivered(waiting); })) << model.box->in_flight() << " in flight";
+}
+
 TEST_F(OutboxFairness, TheOnlyOneHasEverySlot) {
     model.box->set_limits({64, 64, 1000});
     let_hang(100, 100);
