@@ -10,6 +10,7 @@ extern "C" {
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "nodes/value.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -67,6 +68,17 @@ FuncCandidateList namesakes(const char *stored_name) {
     return FuncnameGetCandidates(names, 1, NIL, false, false, false, true);
 }
 
+// Whoever may make functions in that schema could make one for a table of his own: it has to be of somebody
+// who has the runner's rights anyway.
+bool may_run_as(Oid function, Oid runner) {
+    HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+    if (!HeapTupleIsValid(tuple))
+        return false;
+    Oid owner = ((Form_pg_proc)GETSTRUCT(tuple))->proowner;
+    ReleaseSysCache(tuple);
+    return has_privs_of_role(owner, runner);
+}
+
 // The one that takes the row: of its own type, or else the only one of a table that it inherits from.
 Oid find_by_row(const UserFunction &function) {
     Oid found = InvalidOid;
@@ -74,6 +86,8 @@ Oid find_by_row(const UserFunction &function) {
     if (!OidIsValid(function.row))
         return InvalidOid;
     for (FuncCandidateList one = namesakes(function.name); one != nullptr; one = one->next) {
+        if (!may_run_as(one->oid, function.runner))
+            continue;
         if (one->args[0] == function.row)
             return one->oid;
         if (type_is_rowtype(one->args[0]) && typeInheritsFrom(function.row, one->args[0])) {

@@ -56,13 +56,16 @@ Statement present_statement = {
 #define NEW_RESPONSE_TIME "pg_catalog.make_interval(secs => r.elapsed / 1e6)"
 
 // Not joined: which of the two a join begins with is up to statistics, and where they say that hardly any row
-// is there, it begins with a walk over the whole primary key, dead rows and all.
+// is there, it begins with a walk over the whole primary key, dead rows and all. The responses stay out of
+// what is looked through for each row: they are large.
 #define RETRY_SQL(columns, values)                                                                           \
     "UPDATE whisperer.delivery d SET modified_date = $10, (attempts, response_http_status, "                 \
     "response_content,"                                                                                      \
     " response_time, error, request_datetimes, " columns                                                     \
-    ") = (SELECT r.attempts, r.status, r.content, " NEW_RESPONSE_TIME ", r.error, " NEW_DATETIMES            \
-    ", " values " FROM " RESULT_ARRAYS " WHERE r.uuid = d.uuid) WHERE d.uuid = ANY ($1)"
+    ") = (SELECT r.attempts, r.status, ($5)[r.n], " NEW_RESPONSE_TIME ", r.error, " NEW_DATETIMES            \
+    ", " values " FROM unnest($1, $3, $4, $6, $7, $8, $9) WITH ORDINALITY"                                   \
+    " AS r (uuid, attempts, status, elapsed, error, attempted_at, due, n) WHERE r.uuid = d.uuid)"            \
+    " WHERE d.uuid = ANY ($1)"
 Statement retry_statement = {RETRY_SQL("due, not_before", "r.due, NULL::pg_catalog.timestamptz"), 10,
                              RESULT_TYPES, nullptr};
 // A session does not write `due`: the worker finds the row at the commit and waits for not_before.
