@@ -96,7 +96,7 @@ void countdown_run(const JobKey &job, JobCall *call) {
                           TimestampTzGetDatum(written + (int64)(seconds * USECS_PER_SEC))};
     level = queue_plans_begin();
     if (internal_execute(&put_off_statement, arguments) > 0)
-        wake_delivery(subscription, 0);
+        wake_due(subscription, 0);
     queue_plans_end(level);
 }
 

@@ -57,6 +57,7 @@ struct Loop {
     int64 backoff;
     bool backing_off;                 // in this turn: an ERROR came, or try_again_at is still to come
     uint32 recalls;                   // as counted before the marks were taken
+    bool prepared_counted;            // perhaps, by what has been committed in two phases
     int told_error;                   // SQLSTATE already said
     void (*failed)(DeliveryWorker *); // what failed last, and has not gone well since
     bool finishing;                   // nothing new is started any more
@@ -177,11 +178,23 @@ void scan_work(DeliveryWorker *worker) {
     cancel_stragglers();
     worker->subscription_changes->reset(); // somebody may have written a row without its change_xid
     worker->announce_jobs = true;
+    loop.prepared_counted = true;
     load_work(worker);
 }
 
 void statistics_work(DeliveryWorker *) {
     statistics_save();
+    if (loop.prepared_counted)
+        statistics_take_prepared();
+}
+
+bool save_statistics(DeliveryWorker *worker) {
+    if (!in_transaction(worker, statistics_work))
+        return false;
+    if (loop.prepared_counted)
+        statistics_prepared_taken();
+    loop.prepared_counted = false;
+    return true;
 }
 
 void start_work(DeliveryWorker *worker) {
@@ -217,6 +230,7 @@ void take_flags(DeliveryWorker *worker) {
     if (roster_take_dirty(worker->self->slot, bits)) {
         worker->box->mark_all_dirty();
         worker->reload_wanted = true;
+        loop.prepared_counted = true;
         return;
     }
     for (int word = 0; word < dirty_words; word++)
@@ -225,7 +239,7 @@ void take_flags(DeliveryWorker *worker) {
 }
 
 bool saves_statistics(const DeliveryWorker *worker) {
-    return worker->self->shard == 0 && statistics_changed();
+    return worker->self->shard == 0 && (statistics_changed() || loop.prepared_counted);
 }
 
 bool may_send(const DeliveryWorker *worker) {
@@ -259,7 +273,7 @@ void work_on_tables(DeliveryWorker *worker, int64 now) {
     }
     if (now >= loop.statistics_at) {
         loop.statistics_at = now + statistics_interval;
-        if (saves_statistics(worker) && !in_transaction(worker, statistics_work))
+        if (saves_statistics(worker) && !save_statistics(worker))
             return;
     }
     if (!may_send(worker) || !wants_tables(worker))
@@ -373,7 +387,7 @@ void finish(DeliveryWorker *worker) {
         left = now_left;
     }
     if (saves_statistics(worker))
-        (void)in_transaction(worker, statistics_work);
+        (void)save_statistics(worker);
     journal_close(worker->journal);
 }
 
@@ -392,6 +406,7 @@ WHISPERER_EXPORT void whisperer_delivery_main(Datum main_arg) {
     int64 now = monotonic_micros();
     loop.scan_at = now + (int64)setting_safety_scan_interval * 1000000;
     loop.statistics_at = now + statistics_interval;
+    loop.prepared_counted = true;
 
     while (!in_transaction(worker, start_work) && !worker_must_stop(worker->self))
         wait_for_something(worker);

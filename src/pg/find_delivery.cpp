@@ -6,6 +6,7 @@
 #include "pg/internal_sql.hpp"
 
 extern "C" {
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 }
@@ -37,7 +38,7 @@ Statement lock_pending_or_skip = {
     "SELECT 1 FROM whisperer.delivery WHERE uuid = $1 FOR UPDATE SKIP LOCKED", 1, {UUIDOID}, nullptr};
 
 #define LOCK_SETTLED                                                                                         \
-    "SELECT state, body IS NOT NULL OR payload IS NOT NULL OR event_uuid IS NOT NULL"                        \
+    "SELECT state, body IS NOT NULL OR payload IS NOT NULL OR event_uuid IS NOT NULL, xmin"                  \
     " FROM whisperer.history WHERE uuid = $1 FOR UPDATE"
 Statement lock_settled = {LOCK_SETTLED, 1, {UUIDOID}, nullptr};
 Statement lock_settled_or_skip = {LOCK_SETTLED " SKIP LOCKED", 1, {UUIDOID}, nullptr};
@@ -105,10 +106,12 @@ FoundDelivery find_delivery(Oid caller, const pg_uuid_t *uuid, IfLocked if_locke
             raise_unknown(uuid);
         if (pending) {
             if (internal_execute(skip ? &lock_pending_or_skip : &lock_pending, arguments) == 1)
-                return {DeliveryState::pending, subscription_id, true};
+                return {DeliveryState::pending, subscription_id, true, false};
         } else if (internal_execute(skip ? &lock_settled_or_skip : &lock_settled, arguments) == 1) {
             DeliveryState state = settled_state(TextDatumGetCString(spi_value(0, 1, &is_null)));
-            return {state, subscription_id, DatumGetBool(spi_value(0, 2, &is_null))};
+            TransactionId writer = DatumGetTransactionId(spi_value(0, 3, &is_null));
+            return {state, subscription_id, DatumGetBool(spi_value(0, 2, &is_null)),
+                    state == DeliveryState::cancelled && TransactionIdIsCurrentTransactionId(writer)};
         }
         if (skip && i + 1 == skip_tries)
             raise_being_sent(uuid);

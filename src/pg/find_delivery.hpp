@@ -23,7 +23,8 @@ enum class DeliveryState { pending, delivered, failed, cancelled };
 struct FoundDelivery {
     DeliveryState state;
     int64 subscription_id;
-    bool has_body; // false: the event failed before it had one
+    bool has_body;       // false: the event failed before it had one
+    bool cancelled_here; // by this very transaction
 };
 
 enum class IfLocked { wait, raise };

@@ -20,6 +20,10 @@ Oid own_relation(const char *name) {
     return relation;
 }
 
+bool own_relation_exists(const char *name) {
+    return OidIsValid(relation_of_name("whisperer", name));
+}
+
 void own_open(OwnTable *table, const char *name, const char *const *columns, int count) {
     Assert(count <= OwnTable::max_columns);
     Oid relation = own_relation(name);

@@ -24,6 +24,7 @@ struct OwnTable {
 
 // The table or index whisperer.<name>; an ERROR when there is none.
 Oid own_relation(const char *name);
+bool own_relation_exists(const char *name);
 
 // Opens whisperer.<name>; an ERROR when there is none, or a column is missing. Released by own_close(), or by
 // an ERROR.

@@ -59,7 +59,6 @@ void resend_delivery(Oid caller, const pg_uuid_t *uuid, const char *event_type, 
         raise_being_sent(uuid);
     make_due(found, uuid);
     internal_end(&sql);
-    wake_delivery(found.subscription_id, 1);
     if (now) {
         wake_recall(found.subscription_id);
         deliver_now(uuid, 1);

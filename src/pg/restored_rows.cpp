@@ -53,7 +53,7 @@ HeapTuple renumber_delivery(Relation relation, HeapTuple row) {
     bool is_null;
     Datum subscription = value_of(relation, row, "subscription_id", &is_null);
     if (!is_null)
-        wake_delivery(DatumGetInt64(subscription), 0);
+        wake_due(DatumGetInt64(subscription), 0);
     if (is_of_now(relation, row, "xid"))
         return row;
     static const char *const names[] = {"xid", "due", "not_before"};

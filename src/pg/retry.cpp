@@ -112,7 +112,7 @@ uint64 wake_revived() {
     for (uint64 i = 0; i < SPI_processed; i++) {
         bool is_null;
         uint64 count = (uint64)DatumGetInt64(spi_value(i, 2, &is_null));
-        wake_delivery(DatumGetInt64(spi_value(i, 1, &is_null)), count);
+        wake_due(DatumGetInt64(spi_value(i, 1, &is_null)), count);
         total += count;
     }
     return total;
@@ -138,6 +138,9 @@ void make_due(const FoundDelivery &found, const pg_uuid_t *uuid) {
     Statement *change = found.state == DeliveryState::pending ? &due_now : &revive_one;
     if (internal_execute(change, arguments) != 1)
         elog(ERROR, "whisperer lost delivery %s between locking and retrying it", uuid_text(uuid));
+    wake_due(found.subscription_id, 1);
+    if (found.cancelled_here)
+        wake_not_cancelled();
 }
 
 void retry_delivery(Oid caller, const pg_uuid_t *uuid, bool force) {
@@ -147,7 +150,6 @@ void retry_delivery(Oid caller, const pg_uuid_t *uuid, bool force) {
     check_may_retry(found, uuid, force, "Give force => true to send it again, with the same uuid.");
     make_due(found, uuid);
     internal_end(&sql);
-    wake_delivery(found.subscription_id, 1);
 }
 
 } // namespace whisperer::pg

@@ -23,7 +23,7 @@ void retry_delivery(Oid caller, const pg_uuid_t *uuid, bool force);
 void check_may_retry(const FoundDelivery &found, const pg_uuid_t *uuid, bool force,
                      const char *delivered_hint);
 
-// Pending, due as soon as this transaction commits. The caller wakes the worker.
+// Pending, due as soon as this transaction commits, at which the worker is woken.
 void make_due(const FoundDelivery &found, const pg_uuid_t *uuid);
 
 } // namespace whisperer::pg

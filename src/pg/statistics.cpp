@@ -4,10 +4,13 @@
 
 #include "pg/access.hpp"
 #include "pg/internal_sql.hpp"
+#include "pg/own_table.hpp"
 #include "pg/roster.hpp"
+#include "pg/table_writer.hpp"
 
 extern "C" {
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "tcop/utility.h"
@@ -50,6 +53,45 @@ Statement insert_totals = {
     nullptr};
 
 Statement delete_totals = {"DELETE FROM whisperer.statistics_total", 0, {}, nullptr};
+
+// ---- What prepared transactions counted
+
+constexpr const char *prepared_table = "statistics_prepared";
+
+TableWriter prepared = {
+    prepared_table,
+    counter_kinds,
+    {"events", "deliveries", "attempts", "delivered", "failed", "cancelled", "callbacks", "callback_errors"},
+    nullptr};
+
+#define PREPARED_SUMS                                                                                        \
+    "SELECT pg_catalog.sum(events)::bigint, pg_catalog.sum(deliveries)::bigint,"                             \
+    " pg_catalog.sum(attempts)::bigint, pg_catalog.sum(delivered)::bigint, pg_catalog.sum(failed)::bigint,"  \
+    " pg_catalog.sum(cancelled)::bigint, pg_catalog.sum(callbacks)::bigint,"                                 \
+    " pg_catalog.sum(callback_errors)::bigint FROM "
+
+Statement select_prepared = {PREPARED_SUMS "whisperer.statistics_prepared", 0, {}, nullptr};
+
+// Not what an open reset_statistics() deletes.
+Statement take_prepared = {
+    "WITH taken AS (DELETE FROM whisperer.statistics_prepared WHERE ctid = ANY (ARRAY (SELECT ctid FROM"
+    " whisperer.statistics_prepared FOR UPDATE SKIP LOCKED)) RETURNING *) " PREPARED_SUMS "taken",
+    0,
+    {},
+    nullptr};
+
+Statement delete_prepared = {"DELETE FROM whisperer.statistics_prepared", 0, {}, nullptr};
+
+uint64 taken[counter_kinds]; // by this process, in the transaction under way
+
+// The sums of the last result; NULL where there is no row.
+void read_sums(uint64 *sums) {
+    bool is_null;
+    for (int i = 0; i < counter_kinds; i++) {
+        Datum sum = spi_value(0, i + 1, &is_null);
+        sums[i] = is_null ? 0 : (uint64)DatumGetInt64(sum);
+    }
+}
 
 // False: nothing was saved yet.
 bool read_saved(Totals *totals) {
@@ -129,6 +171,35 @@ void statistics_save() {
         last_saved = now;
 }
 
+void statistics_prepare(const uint64 *counts) {
+    bool any = false;
+    Datum values[counter_kinds];
+    bool nulls[counter_kinds] = {};
+    for (int i = 0; i < counter_kinds; i++) {
+        any = any || counts[i] != 0;
+        values[i] = Int64GetDatum((int64)counts[i]);
+    }
+    // A transaction may have become read-only after it wrote, and may have dropped the extension.
+    if (!any || XactReadOnly || !own_relation_exists(prepared_table))
+        return;
+    writer_begin(&prepared);
+    writer_put(&prepared, values, nulls);
+    writer_end(&prepared);
+}
+
+void statistics_take_prepared() {
+    InternalSql internal;
+    internal_begin(&internal);
+    (void)internal_execute(&take_prepared, nullptr);
+    read_sums(taken);
+    internal_end(&internal);
+}
+
+void statistics_prepared_taken() {
+    for (int i = 0; i < counter_kinds; i++)
+        roster_count(static_cast<Counter>(i), taken[i]);
+}
+
 // whisperer.statistics_row(): the totals of this database, those saved before the server's start included.
 WHISPERER_SQL_FUNCTION(whisperer_statistics_row) {
     Oid caller = GetUserId();
@@ -154,6 +225,14 @@ WHISPERER_SQL_FUNCTION(whisperer_statistics_row) {
             totals.reset = saved.reset;
         known = known || any;
     }
+    uint64 waiting[counter_kinds]; // until the worker adds them
+    InternalSql internal;
+    internal_begin(&internal);
+    (void)internal_execute(&select_prepared, nullptr);
+    read_sums(waiting);
+    internal_end(&internal);
+    for (int i = 0; i < counter_kinds; i++)
+        totals.counters[i] += (int64)waiting[i];
     Datum datums[total_columns];
     bool nulls[total_columns] = {};
     to_datums(totals, datums);
@@ -170,6 +249,7 @@ WHISPERER_SQL_FUNCTION(whisperer_reset_statistics) {
     InternalSql internal;
     internal_begin(&internal);
     (void)internal_execute(&delete_totals, nullptr);
+    (void)internal_execute(&delete_prepared, nullptr);
     internal_end(&internal);
 
     DatabaseSlot *slot = roster_this_database_make();

@@ -6,7 +6,11 @@
 
 namespace whisperer::pg {
 
-// Both inside worker_begin()/worker_commit(), by the delivery worker with shard 0.
+// The current transaction, which is about to be prepared, has counted these (by Counter): they go with it,
+// and count when somebody commits it.
+void statistics_prepare(const uint64 *counts);
+
+// The rest inside worker_begin()/worker_commit(), by the delivery worker with shard 0.
 
 // Adds the saved totals, once after a start of the server.
 void statistics_load();
@@ -16,5 +20,9 @@ bool statistics_changed();
 
 // Saves them if they have changed.
 void statistics_save();
+
+// Takes what prepared transactions counted that have been committed; adds it, after the commit.
+void statistics_take_prepared();
+void statistics_prepared_taken();
 
 } // namespace whisperer::pg

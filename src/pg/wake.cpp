@@ -4,6 +4,7 @@
 
 #include "pg/prepared.hpp"
 #include "pg/roster.hpp"
+#include "pg/statistics.hpp"
 
 extern "C" {
 #include "access/xact.h"
@@ -19,12 +20,8 @@ namespace {
 // TopTransactionContext.
 struct Level {
     SubTransactionId subtransaction;
-    uint64 events;
-    uint64 deliveries;
-    uint64 cancelled;
-    uint64 attempts;
-    uint64 delivered;
-    uint64 failed;
+    uint64 counts[counter_kinds]; // a sum may be taken back in a level further in: modulo 2^64
+    uint64 due;                   // deliveries that there were, made due
     Level *outer;
 };
 
@@ -70,12 +67,8 @@ void publish() {
         DatabaseSlot *slot = roster_this_database_make();
         if (slot != nullptr) {
             if (top != nullptr) { // every level has been merged into the transaction's own
-                roster_count(COUNT_EVENTS, top->events);
-                roster_count(COUNT_DELIVERIES, top->deliveries);
-                roster_count(COUNT_CANCELLED, top->cancelled);
-                roster_count(COUNT_ATTEMPTS, top->attempts);
-                roster_count(COUNT_DELIVERED, top->delivered);
-                roster_count(COUNT_FAILED, top->failed);
+                for (int kind = 0; kind < counter_kinds; kind++)
+                    roster_count(static_cast<Counter>(kind), top->counts[kind]);
             }
             if (reload || everything)
                 roster_mark_reload(slot, everything);
@@ -86,7 +79,8 @@ void publish() {
             for (int kind = 0; kind < job_kinds; kind++)
                 if (jobs[kind])
                     roster_jobs_written(static_cast<JobKind>(kind));
-            if (top != nullptr && top->cancelled + top->delivered + top->failed > 0)
+            if (top != nullptr &&
+                top->counts[COUNT_CANCELLED] + top->counts[COUNT_DELIVERED] + top->counts[COUNT_FAILED] > 0)
                 roster_broadcast_settled();
         }
     }
@@ -108,6 +102,8 @@ void note_prepared() {
         if (kind)
             news |= PREPARED_JOBS;
     prepared_note(news);
+    if (top != nullptr)
+        statistics_prepare(top->counts);
 }
 
 void at_transaction(XactEvent event, void *) {
@@ -148,33 +144,39 @@ void at_subtransaction(SubXactEvent event, SubTransactionId mine, SubTransaction
             top->subtransaction = parent;
             return;
         }
-        outer->events += top->events;
-        outer->deliveries += top->deliveries;
-        outer->cancelled += top->cancelled;
-        outer->attempts += top->attempts;
-        outer->delivered += top->delivered;
-        outer->failed += top->failed;
+        for (int kind = 0; kind < counter_kinds; kind++)
+            outer->counts[kind] += top->counts[kind];
+        outer->due += top->due;
         pfree(top);
         top = outer;
     }
 }
 
-} // namespace
-
-void wake_delivery(int64 subscription_id, uint64 deliveries) {
-    current_level()->deliveries += deliveries;
+void mark(int64 subscription_id) {
     uint32 bit = subscription_bit(subscription_id);
     bits[bit / 64] |= UINT64CONST(1) << (bit % 64);
     any_bits = any_marks = true;
 }
 
+} // namespace
+
+void wake_delivery(int64 subscription_id, uint64 deliveries) {
+    current_level()->counts[COUNT_DELIVERIES] += deliveries;
+    mark(subscription_id);
+}
+
+void wake_due(int64 subscription_id, uint64 deliveries) {
+    current_level()->due += deliveries;
+    mark(subscription_id);
+}
+
 void wake_recall(int64 subscription_id) {
-    wake_delivery(subscription_id, 0);
+    mark(subscription_id);
     recall = true;
 }
 
 void wake_events(uint64 events) {
-    current_level()->events += events;
+    current_level()->counts[COUNT_EVENTS] += events;
 }
 
 void wake_subscriptions() {
@@ -183,14 +185,18 @@ void wake_subscriptions() {
 
 void wake_cancelled(uint64 deliveries) {
     if (deliveries > 0)
-        current_level()->cancelled += deliveries;
+        current_level()->counts[COUNT_CANCELLED] += deliveries;
+}
+
+void wake_not_cancelled() {
+    current_level()->counts[COUNT_CANCELLED]--;
 }
 
 void wake_results(uint64 attempts, uint64 delivered, uint64 failed) {
     Level *level = current_level();
-    level->attempts += attempts;
-    level->delivered += delivered;
-    level->failed += failed;
+    level->counts[COUNT_ATTEMPTS] += attempts;
+    level->counts[COUNT_DELIVERED] += delivered;
+    level->counts[COUNT_FAILED] += failed;
 }
 
 void wake_jobs(JobKind kind) {
@@ -232,7 +238,7 @@ void wake_launcher_for(Oid database) {
 
 bool wake_has_uncommitted_deliveries() {
     for (const Level *level = top; level != nullptr; level = level->outer)
-        if (level->deliveries > 0)
+        if (level->counts[COUNT_DELIVERIES] + level->due > 0)
             return true;
     return false;
 }

@@ -3,7 +3,7 @@
 // Everything here is backend-local until XACT_EVENT_COMMIT (transaction already visible then), when it is
 // published to shared memory and the workers' latches are set. Rolled-back subtransactions are forgotten. At
 // PREPARE what kind of news it was goes with the transaction (prepared.hpp), and whoever commits it wakes all
-// workers of the database.
+// workers of the database; what there is to count goes with it in a table (statistics.hpp).
 #pragma once
 
 #include "pg/prelude.hpp"
@@ -11,8 +11,11 @@
 
 namespace whisperer::pg {
 
-// Deliveries of this subscription were written (inserted, or made due) by the current transaction.
+// New deliveries of this subscription were written by the current transaction.
 void wake_delivery(int64 subscription_id, uint64 deliveries);
+// Deliveries that there were are due by the current transaction: they are not counted once more. 0: nobody's
+// wish, who would wait for them in vain before the commit.
+void wake_due(int64 subscription_id, uint64 deliveries);
 // The current transaction cancelled a delivery of it, or has sent one itself: once it has committed, no
 // worker sends what it read before without having looked again.
 void wake_recall(int64 subscription_id);
@@ -25,6 +28,8 @@ void wake_subscriptions();
 
 // Deliveries were cancelled by the current transaction (statistics, and waiters of wait_until_settled).
 void wake_cancelled(uint64 deliveries);
+// One that the current transaction itself had cancelled is pending again.
+void wake_not_cancelled();
 
 // Attempts that the current transaction made itself, and what became of them (statistics, and waiters).
 void wake_results(uint64 attempts, uint64 delivered, uint64 failed);

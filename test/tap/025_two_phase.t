@@ -44,6 +44,25 @@ $receiver->await('/in', 4);
 $node->wait_settled;
 is($ids->(), '1 3 4 9', 'prepared before a restart, or a crash, and committed after it');
 
+# It counts when it is committed, whatever came in between; the worker adds it to the totals, which saves it.
+my $counts = 'SELECT events, deliveries, attempts, delivered, cancelled FROM whisperer.statistics';
+$node->poll_until('postgres', 'SELECT count(*) FROM whisperer.statistics_prepared', 0);
+$node->safe_psql('postgres', 'SELECT whisperer.reset_statistics()');
+$prepare->($_) for 10 .. 13;
+is($node->safe_psql('postgres', $counts), '0|0|0|0|0', 'what is prepared is not counted');
+$node->safe_psql('postgres', q{ROLLBACK PREPARED 'p13'});
+$node->crash_and_start;
+$node->safe_psql('postgres', "COMMIT PREPARED 'p$_'") for 10 .. 12;
+is($node->safe_psql('postgres', 'SELECT events, deliveries FROM whisperer.statistics'), '3|3', 'once it is committed it is, at once');
+$node->poll_until('postgres', $counts, '3|3|3|3|0');
+$node->poll_until('postgres', 'SELECT count(*) FROM whisperer.statistics_prepared', 0);
+is($node->safe_psql('postgres', $counts), '3|3|3|3|0', '... once, when it has been added to the totals');
+$node->safe_psql('postgres', q{BEGIN; INSERT INTO item VALUES (14); SET TRANSACTION READ ONLY; PREPARE TRANSACTION 'p14'});
+$node->safe_psql('postgres', q{COMMIT PREPARED 'p14'});
+$receiver->await('/in', 8);
+pass('a transaction that is read-only at its end can be prepared all the same');
+$node->wait_settled;
+
 # From another database of the same server it cannot be committed; a worker's own database is woken.
 $node->safe_psql('postgres', 'CREATE DATABASE second');
 $node->create_whisperer('second');
@@ -144,7 +163,7 @@ like($errors, qr/ERROR:  0A000: .*HINT:  .*_async => true/s, 'sent again synchro
 is($node->safe_psql('postgres', "SELECT count(*) FROM pg_prepared_xacts; $state"), "0\nfailed1", 'nothing of it stays');
 $node->safe_psql('postgres', "BEGIN; SAVEPOINT s; $again; ROLLBACK TO s; INSERT INTO item VALUES (8); PREPARE TRANSACTION 'p8'");
 $node->safe_psql('postgres', q{COMMIT PREPARED 'p8'});
-$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'item' AND delivered}, 5);
+$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'item' AND delivered}, 9);
 pass('after it was rolled back to a savepoint it may');
 
 done_testing();

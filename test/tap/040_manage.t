@@ -146,5 +146,21 @@ is($two->run(q{SET statement_timeout = '200 ms'; SELECT whisperer.wait_until_set
 $two->run('RESET statement_timeout');
 is($two->run(q{SELECT whisperer.wait_until_settled('0 s')}), 'f', 'and the session is as before');
 
+# A delivery is counted once, however often it is retried; and as cancelled what is so at the commit.
+fresh();
+$node->safe_psql('postgres', q{SELECT whisperer.register_event_type('manage'); SELECT whisperer.reset_statistics()});
+my $counted = 'SELECT events, deliveries, cancelled, failed FROM whisperer.statistics';
+my $delivery = $node->safe_psql('postgres', q{SELECT (whisperer.deliver_event('{}'::jsonb, 'manage'))[1]});
+my ($cancel, $retry) = map { "SELECT whisperer.$_('$delivery')" } qw(cancel retry);
+$node->safe_psql('postgres', $retry) for 1 .. 3;
+is($node->safe_psql('postgres', $counted), '1|1|0|0', 'statistics: retries are no deliveries');
+$node->safe_psql('postgres', "BEGIN; $cancel; $retry; SAVEPOINT s; $cancel; $retry; ROLLBACK TO s; $cancel; SAVEPOINT t; $retry; $cancel; COMMIT");
+is($node->safe_psql('postgres', $counted), '1|1|1|0', '... cancelled several times in a transaction is cancelled once');
+$node->safe_psql('postgres', "BEGIN; $retry; $cancel; $retry; COMMIT");
+is($node->safe_psql('postgres', $counted), '1|1|1|0', '... or not at all');
+$node->safe_psql('postgres', settle(1, 'failed') =~ s/'[0-9-]{36}'/'$delivery'/r);
+is($node->safe_psql('postgres', "SELECT whisperer.retry_failed(); $counted"), "1\n1|1|1|0", '... nor does retry_failed make deliveries');
+like($two->run("BEGIN; $retry; SELECT whisperer.wait_until_settled()"), qr/ERROR:  55000$/, 'what is retried and not committed is not waited for');
+
 $_->quit for $one, $two;
 done_testing();
