@@ -14,6 +14,7 @@
 #include "pg/roster.hpp"
 #include "pg/settling.hpp"
 #include "pg/transcode.hpp"
+#include "pg/wake.hpp"
 
 extern "C" {
 #include "catalog/pg_type.h"
@@ -66,8 +67,16 @@ Statement present_statement = {
     ", " values " FROM unnest($1, $3, $4, $6, $7, $8, $9) WITH ORDINALITY"                                   \
     " AS r (uuid, attempts, status, elapsed, error, attempted_at, due, n) WHERE r.uuid = d.uuid)"            \
     " WHERE d.uuid = ANY ($1)"
-Statement retry_statement = {RETRY_SQL("due, not_before", "r.due, NULL::pg_catalog.timestamptz"), 10,
-                             RESULT_TYPES, nullptr};
+// Somebody has asked for another attempt since this one began (whisperer.retry()): it is new work, and not
+// the countdown's. The row's first version, or its last retry(), is older than the attempt that it led to.
+#define ASKED_MEANWHILE "d.due IS NULL AND d.not_before IS NULL AND d.modified_date > r.attempted_at"
+Statement retry_statement = {
+    RETRY_SQL("due, not_before, xid",
+              "CASE WHEN " ASKED_MEANWHILE " THEN NULL ELSE r.due END, NULL::pg_catalog.timestamptz,"
+              " CASE WHEN " ASKED_MEANWHILE
+              " THEN pg_catalog.pg_current_xact_id() ELSE d.xid END") " RETURNING CASE WHEN due IS NULL THEN "
+                                                                      "subscription_id END",
+    10, RESULT_TYPES, nullptr};
 // A session does not write `due`: the worker finds the row at the commit and waits for not_before.
 Statement hand_over_statement = {
     RETRY_SQL("due, not_before, xid", "NULL::pg_catalog.timestamptz, r.due, pg_catalog.pg_current_xact_id()"),
@@ -301,6 +310,16 @@ size_t next_batch(const core::Outbox *box) {
     return most;
 }
 
+// Of the last result's subscriptions, those that have new work.
+void wake_asked_for() {
+    bool is_null;
+    for (uint64 i = 0; i < SPI_processed; i++) {
+        Datum subscription = spi_value(i, 1, &is_null);
+        if (!is_null)
+            wake_due(DatumGetInt64(subscription), 0);
+    }
+}
+
 // The results whose turn it is go to the tables; the row of one that is to be sent again is written by
 // `retry`.
 void write_results(core::Outbox *box, Statement *retry) {
@@ -309,7 +328,8 @@ void write_results(core::Outbox *box, Statement *retry) {
         return;
     settle_deliveries(box);
     lock_retries(box);
-    write_fate(box, Fate::retry, retry);
+    if (write_fate(box, Fate::retry, retry) > 0 && retry == &retry_statement)
+        wake_asked_for();
     write_cancelled(box);
     write_jobs(box);
 }

@@ -14,13 +14,16 @@ extern "C" {
 #include "utils/timestamp.h"
 }
 
+// Here and below, modified_date is the time of the call, not of the transaction's start: by it the recorder
+// sees that an attempt was under way then.
+
 // `which` selects the uuids to move; `result` ends the statement.
 #define REVIVE_SQL(which, result)                                                                            \
     "WITH moved AS (DELETE FROM whisperer.history WHERE uuid IN (" which                                     \
     ") RETURNING " WHISPERER_KEPT_COLUMNS                                                                    \
     "), revived AS (INSERT INTO whisperer.delivery (" WHISPERER_KEPT_COLUMNS                                 \
     ", xid, modified_date) SELECT " WHISPERER_KEPT_COLUMNS                                                   \
-    ", pg_catalog.pg_current_xact_id(), pg_catalog.now() FROM moved"                                         \
+    ", pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp() FROM moved"                             \
     " RETURNING subscription_id) " result
 
 // Failed ones with a body, of active subscriptions, in the order of uuids, in which everybody locks several
@@ -40,7 +43,7 @@ namespace {
 
 Statement due_now = {
     "UPDATE whisperer.delivery SET due = NULL, not_before = NULL,"
-    " xid = pg_catalog.pg_current_xact_id(), modified_date = pg_catalog.now() WHERE uuid = $1",
+    " xid = pg_catalog.pg_current_xact_id(), modified_date = pg_catalog.clock_timestamp() WHERE uuid = $1",
     1,
     {UUIDOID},
     nullptr};

@@ -1,5 +1,5 @@
 # A delivery is cancelled while its request is under way, and its answer comes while somebody has the cancelled row locked: the
-# answer is not lost. What was answered with 2xx is delivered after all, whatever becomes of that lock.
+# answer is not lost. A delivery is retried while its request is under way. What was answered with 2xx is delivered after all, whatever becomes of that lock.
 use strict;
 use warnings;
 
@@ -18,9 +18,9 @@ sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 sub subscribe
 {
-	my ($type) = @_;
+	my ($type, $more) = @_;
 	my $url = $receiver->url("/$type");
-	sql(qq{SELECT whisperer.register_event_type('$type'); SELECT whisperer.subscribe('$type', '$url')});
+	sql(qq{SELECT whisperer.register_event_type('$type'); SELECT whisperer.subscribe('$type', '$url'@{[$more // '']})});
 	return;
 }
 subscribe('other');
@@ -62,6 +62,23 @@ for my $number (1 .. @cases)
 }
 ok($node->poll_until('postgres', q{SELECT concat_ws(' ', attempts, delivered, failed) FROM whisperer.statistics}, '10 9 0'),
 	'each is counted once');
+
+# ---- retry() while the request is under way: when that fails, the next one goes out at once, whatever the countdown says. The
+# transaction that calls it may have begun before.
+for my $calls ('retry', 'cancel retry')
+{
+	my $type = 'asked-' . $calls =~ tr/ /-/r;
+	subscribe($type, q(, retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 90000}}'));
+	$receiver->answer("/$type", {hang => 'request', status => 500}, {status => 500}, {status => 200});
+	$holder->query_safe('BEGIN; SELECT 1');
+	my $uuid = sql("SELECT (whisperer.deliver_event('{}'::jsonb, '$type'))[1]");
+	$receiver->await("/$type", 1);
+	$holder->query_safe(join('; ', map { "SELECT whisperer.$_('$uuid')" } split / /, $calls) . '; COMMIT');
+	$receiver->release("/$type");
+	ok(eval { $receiver->await("/$type", 2) }, "$calls: the next attempt goes out at once") or diag $@;
+	$node->poll_until('postgres', "SELECT retry_count || state FROM whisperer.webhook_events WHERE uuid = '$uuid'", '2pending');
+	is(sql("SELECT next_attempt_at > now() + interval '1 hour' FROM whisperer.webhook_events WHERE uuid = '$uuid'"), 't', '... and once only');
+}
 
 $holder->quit;
 $node->stop;
