@@ -291,7 +291,7 @@ WHISPERER_SQL_FUNCTION(whisperer_attach) {
     Oid caller = GetUserId();
     AttachArguments arguments = read_attach_arguments(fcinfo);
     access_check(caller, Access::deliver, arguments.event_type);
-    PreventCommandIfReadOnly("whisperer.attach()");
+    require_writable("whisperer.attach()");
     lock_table(caller, arguments.relation);
     AttachedTriggers attached = find_attached(arguments.relation, arguments.event_type);
     if (attached.inherited)
@@ -317,7 +317,7 @@ WHISPERER_SQL_FUNCTION(whisperer_detach) {
     const char *event_type = text_to_cstring(PG_GETARG_TEXT_PP(1));
     check_event_type_name(event_type);
     access_check(caller, Access::deliver, event_type);
-    PreventCommandIfReadOnly("whisperer.detach()");
+    require_writable("whisperer.detach()");
     lock_table(caller, relation);
     AttachedTriggers attached = find_attached(relation, event_type);
     if (!OidIsValid(attached.own) && attached.inherited)

@@ -9,7 +9,6 @@
 
 extern "C" {
 #include "catalog/pg_type.h"
-#include "tcop/utility.h"
 }
 
 // `which` selects the uuids to move; as an array, so that it does not depend on statistics that they are
@@ -80,8 +79,7 @@ WHISPERER_SQL_FUNCTION(whisperer_cancel) {
         raise_null_argument("event_uuid",
                             "Give the uuid of a delivery, as whisperer.webhook_events shows it.");
     access_check(caller, Access::subscribe, nullptr);
-    PreventCommandIfReadOnly("whisperer.cancel()");
-    PreventCommandDuringRecovery("whisperer.cancel()");
+    require_writable("whisperer.cancel()");
     const pg_uuid_t *uuid = PG_GETARG_UUID_P(0);
     InternalSql sql;
     internal_begin(&sql);

@@ -12,7 +12,6 @@
 extern "C" {
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
-#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 }
@@ -216,7 +215,7 @@ WHISPERER_SQL_FUNCTION(whisperer_register_countdown) {
     Oid caller = GetUserId();
     const char *choice = choice_argument(fcinfo);
     access_check(caller, Access::admin, nullptr);
-    PreventCommandIfReadOnly("whisperer.register_countdown()");
+    require_writable("whisperer.register_countdown()");
     if (PG_ARGISNULL(1))
         raise_null_argument("countdown",
                             "Give the name of a function (integer, jsonb) that returns seconds.");
@@ -233,7 +232,7 @@ WHISPERER_SQL_FUNCTION(whisperer_unregister_countdown) {
     Oid caller = GetUserId();
     const char *choice = choice_argument(fcinfo);
     access_check(caller, Access::admin, nullptr);
-    PreventCommandIfReadOnly("whisperer.unregister_countdown()");
+    require_writable("whisperer.unregister_countdown()");
     if (core::is_builtin_choice(utf8_slice(choice)))
         refuse("choice", psprintf("\"%s\" is a countdown of whisperer's own", choice),
                "Only custom countdowns can be removed; whisperer.countdowns lists them.");

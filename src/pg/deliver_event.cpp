@@ -13,7 +13,6 @@
 extern "C" {
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "tcop/utility.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -99,7 +98,7 @@ WHISPERER_SQL_FUNCTION(whisperer_deliver_event) {
                        OidIsValid(type) ? format_type_be(type) : "a value of unknown type"),
                 errhint("Give a row, such as deliver_event(package, ...) in a SELECT from it, or jsonb."));
     access_check(caller, Access::deliver, request.event_type);
-    PreventCommandIfReadOnly("whisperer.deliver_event()"); // whether anybody subscribes or not
+    require_writable("whisperer.deliver_event()"); // whether anybody subscribes or not
     Recipients recipients = find_recipients(request.event_type, request.config_filter);
     if (recipients.count == 0) {
         // What is wrong with the value is said whether anybody subscribes or not, as far as that costs
@@ -122,7 +121,7 @@ WHISPERER_SQL_FUNCTION(whisperer_deliver_event_text) {
     if (PG_ARGISNULL(0))
         raise_null_argument("instance", "Give a row, or a JSON object.");
     access_check(caller, Access::deliver, request.event_type);
-    PreventCommandIfReadOnly("whisperer.deliver_event()"); // whether anybody subscribes or not
+    require_writable("whisperer.deliver_event()"); // whether anybody subscribes or not
     Jsonb *instance = parse_json_object(text_to_cstring(PG_GETARG_TEXT_PP(0)), "instance");
     Recipients recipients = find_recipients(request.event_type, request.config_filter);
     if (recipients.count == 0)

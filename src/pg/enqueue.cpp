@@ -1,6 +1,7 @@
 #include "pg/prelude.hpp"
 
 #include "pg/enqueue.hpp"
+#include "pg/errors.hpp"
 #include "pg/table_writer.hpp"
 #include "pg/wake.hpp"
 #include "pg/wall_clock.hpp"
@@ -205,7 +206,7 @@ pg_uuid_t *enqueue_events(const EventOrigin &origin, const Recipients &recipient
     pg_uuid_t *uuids = (pg_uuid_t *)palloc(sizeof(pg_uuid_t) * Max(total, (size_t)1));
     if (total == 0)
         return uuids;
-    PreventCommandIfReadOnly("whisperer.deliver_event()");
+    require_writable("whisperer.deliver_event()");
     for (size_t i = 0; i < total; i++)
         uuids[i] = new_uuid();
     pg_uuid_t *event_uuids = (pg_uuid_t *)palloc(sizeof(pg_uuid_t) * (size_t)count);
@@ -232,7 +233,7 @@ static Datum clipped_text(const char *text) {
 void enqueue_failed(const EventOrigin &origin, const Recipients &recipients, const char *error) {
     if (recipients.count == 0)
         return;
-    PreventCommandIfReadOnly("whisperer.deliver_event()");
+    require_writable("whisperer.deliver_event()");
     Datum values[FAILED_COLUMNS];
     bool nulls[FAILED_COLUMNS] = {};
     values[FAILED_STATE] = CStringGetTextDatum("failed");

@@ -4,6 +4,7 @@
 
 extern "C" {
 #include "mb/pg_wchar.h"
+#include "tcop/utility.h"
 }
 
 namespace whisperer::pg {
@@ -28,6 +29,18 @@ void raise_field_error(const core::FieldError &error) {
     ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                     error.field[0] == '\0' ? errmsg("%s", message) : errmsg("%s: %s", error.field, message),
                     hint[0] == '\0' ? 0 : errhint("%s", hint)));
+}
+
+const char *shortened(const char *text) {
+    constexpr int most = 512;
+    int len = static_cast<int>(strlen(text));
+    return len <= most ? text : psprintf("%.*s...", pg_mbcliplen(text, len, most), text);
+}
+
+void require_writable(const char *function) {
+    PreventCommandIfReadOnly(function);
+    PreventCommandIfParallelMode(function);
+    PreventCommandDuringRecovery(function);
 }
 
 } // namespace whisperer::pg

@@ -24,4 +24,12 @@ namespace whisperer::pg {
 // 22023 from a core check: the field, what is wrong with it, what it may be. Does not return.
 [[noreturn]] void raise_field_error(const core::FieldError &error);
 
+// What a user gave, for a message: what is longer than any valid name (512 bytes) is cut, with "..." in place
+// of the rest.
+const char *shortened(const char *text);
+
+// PostgreSQL's own error unless this transaction may write: 25006 read-only or a standby, 25000 a worker of a
+// parallel query, in which a user's function is called that is wrongly marked as parallel safe.
+void require_writable(const char *function);
+
 } // namespace whisperer::pg

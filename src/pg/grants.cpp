@@ -17,7 +17,6 @@ extern "C" {
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "storage/lock.h"
-#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
@@ -277,7 +276,7 @@ WHISPERER_SQL_FUNCTION(whisperer_grant_access) {
     Oid caller = GetUserId();
     Grant grant = read_arguments(fcinfo);
     access_check(caller, Access::admin, nullptr);
-    PreventCommandIfReadOnly("whisperer.grant_access()");
+    require_writable("whisperer.grant_access()");
     InternalSql internal;
     internal_begin(&internal);
     check_known_type(grant, false);
@@ -294,7 +293,7 @@ WHISPERER_SQL_FUNCTION(whisperer_revoke_access) {
     Oid caller = GetUserId();
     Grant grant = read_arguments(fcinfo);
     access_check(caller, Access::admin, nullptr);
-    PreventCommandIfReadOnly("whisperer.revoke_access()");
+    require_writable("whisperer.revoke_access()");
     InternalSql internal;
     internal_begin(&internal);
     check_known_type(grant, true);
@@ -325,7 +324,7 @@ WHISPERER_SQL_FUNCTION(whisperer_renew_privileges) {
     (void)fcinfo;
     Oid caller = GetUserId();
     access_check(caller, Access::admin, nullptr);
-    PreventCommandIfReadOnly("whisperer.renew_privileges()");
+    require_writable("whisperer.renew_privileges()");
     InternalSql internal;
     internal_begin(&internal);
     grants_renew();

@@ -1,6 +1,7 @@
 #include "pg/prelude.hpp"
 
 #include "pg/access.hpp"
+#include "pg/errors.hpp"
 #include "pg/grants.hpp"
 #include "pg/home.hpp"
 #include "pg/internal_sql.hpp"
@@ -10,7 +11,6 @@ extern "C" {
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
-#include "tcop/utility.h"
 #include "utils/builtins.h"
 }
 
@@ -157,7 +157,7 @@ WHISPERER_SQL_FUNCTION(whisperer_resume) {
     (void)fcinfo;
     Oid caller = GetUserId();
     access_check(caller, Access::admin, nullptr);
-    PreventCommandIfReadOnly("whisperer.resume()");
+    require_writable("whisperer.resume()");
     InternalSql internal;
     internal_begin(&internal);
     adopt_owners(home_system());

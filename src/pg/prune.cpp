@@ -12,7 +12,6 @@ extern "C" {
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "storage/lock.h"
-#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -126,8 +125,7 @@ WHISPERER_SQL_FUNCTION(whisperer_prune) {
     Oid caller = GetUserId();
     check_arguments(fcinfo);
     access_check(caller, Access::admin, nullptr);
-    PreventCommandIfReadOnly("whisperer.prune()");
-    PreventCommandDuringRecovery("whisperer.prune()");
+    require_writable("whisperer.prune()");
     Datum older_than = PG_GETARG_DATUM(0);
     if (before_all_time(older_than))
         PG_RETURN_INT64(0);

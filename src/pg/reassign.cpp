@@ -11,7 +11,6 @@
 
 extern "C" {
 #include "catalog/pg_type.h"
-#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
@@ -177,7 +176,7 @@ WHISPERER_SQL_FUNCTION(whisperer_reassign) {
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
                 errmsg("new_owner: there is no role with OID %u", new_owner),
                 errhint("Give the name of a role."));
-    PreventCommandIfReadOnly("whisperer.reassign()");
+    require_writable("whisperer.reassign()");
     reassign(caller, text_to_cstring(PG_GETARG_TEXT_PP(0)), new_owner);
     PG_RETURN_VOID();
 }

@@ -13,7 +13,6 @@
 
 extern "C" {
 #include "catalog/pg_type.h"
-#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -287,7 +286,7 @@ WHISPERER_SQL_FUNCTION(whisperer_register_event_type) {
     Oid caller = GetUserId();
     const char *event_type = event_type_argument(fcinfo);
     access_check(caller, Access::admin, event_type);
-    PreventCommandIfReadOnly("whisperer.register_event_type()");
+    require_writable("whisperer.register_event_type()");
     const char *texts[3];
     for (int i = 0; i < 3; i++)
         texts[i] = PG_ARGISNULL(i + 1) ? nullptr : text_to_cstring(PG_GETARG_TEXT_PP(i + 1));
@@ -304,7 +303,7 @@ WHISPERER_SQL_FUNCTION(whisperer_register_event_type) {
 WHISPERER_SQL_FUNCTION(whisperer_update_event_type) {
     Oid caller = GetUserId();
     const char *event_type = event_type_argument(fcinfo);
-    PreventCommandIfReadOnly("whisperer.update_event_type()");
+    require_writable("whisperer.update_event_type()");
     check_may_change(caller, event_type);
     if (PG_ARGISNULL(1))
         raise_null_argument("changes", "Give an object with the keys serializer, customizer, description.");
@@ -316,7 +315,7 @@ WHISPERER_SQL_FUNCTION(whisperer_update_event_type) {
 WHISPERER_SQL_FUNCTION(whisperer_unregister_event_type) {
     Oid caller = GetUserId();
     const char *event_type = event_type_argument(fcinfo);
-    PreventCommandIfReadOnly("whisperer.unregister_event_type()");
+    require_writable("whisperer.unregister_event_type()");
     check_may_change(caller, event_type);
     unregister_event_type(caller, event_type);
     PG_RETURN_VOID();

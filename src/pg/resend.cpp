@@ -12,7 +12,6 @@
 
 extern "C" {
 #include "catalog/pg_type.h"
-#include "tcop/utility.h"
 #include "utils/builtins.h"
 }
 
@@ -42,8 +41,7 @@ void check_type(const pg_uuid_t *uuid, const char *event_type) {
 } // namespace
 
 void resend_delivery(Oid caller, const pg_uuid_t *uuid, const char *event_type, bool now) {
-    PreventCommandIfReadOnly("whisperer.deliver_event()");
-    PreventCommandDuringRecovery("whisperer.deliver_event()");
+    require_writable("whisperer.deliver_event()");
     if (now)
         check_may_deliver_now();
     InternalSql sql;

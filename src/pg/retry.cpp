@@ -9,7 +9,6 @@
 
 extern "C" {
 #include "catalog/pg_type.h"
-#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 }
@@ -168,8 +167,7 @@ WHISPERER_SQL_FUNCTION(whisperer_retry) {
     if (PG_ARGISNULL(1))
         raise_null_argument("force", "true sends again what is already delivered.");
     access_check(caller, Access::subscribe, nullptr);
-    PreventCommandIfReadOnly("whisperer.retry()");
-    PreventCommandDuringRecovery("whisperer.retry()");
+    require_writable("whisperer.retry()");
     retry_delivery(caller, PG_GETARG_UUID_P(0), PG_GETARG_BOOL(1));
     PG_RETURN_VOID();
 }
@@ -179,8 +177,7 @@ WHISPERER_SQL_FUNCTION(whisperer_retry_failed) {
     Oid caller = GetUserId();
     check_range(fcinfo);
     access_check(caller, Access::subscribe, nullptr);
-    PreventCommandIfReadOnly("whisperer.retry_failed()");
-    PreventCommandDuringRecovery("whisperer.retry_failed()");
+    require_writable("whisperer.retry_failed()");
     InternalSql sql;
     internal_begin(&sql);
     if (!PG_ARGISNULL(0))

@@ -192,6 +192,7 @@ WHISPERER_SQL_FUNCTION(whisperer_wait_until_settled) {
     check_timeout(timeout);
     access_check(caller, Access::deliver, nullptr);
     PreventCommandDuringRecovery("whisperer.wait_until_settled()"); // nothing is sent from a standby
+    PreventCommandIfParallelMode("whisperer.wait_until_settled()"); // it takes new snapshots
     if (wake_has_uncommitted_deliveries())
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                 errmsg("this transaction holds deliveries that are not committed"),

@@ -3,6 +3,7 @@
 #include "pg/statistics.hpp"
 
 #include "pg/access.hpp"
+#include "pg/errors.hpp"
 #include "pg/internal_sql.hpp"
 #include "pg/own_table.hpp"
 #include "pg/roster.hpp"
@@ -13,7 +14,6 @@ extern "C" {
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
-#include "tcop/utility.h"
 #include "utils/timestamp.h"
 }
 
@@ -245,7 +245,7 @@ WHISPERER_SQL_FUNCTION(whisperer_reset_statistics) {
     (void)fcinfo;
     Oid caller = GetUserId();
     access_check(caller, Access::admin, nullptr);
-    PreventCommandIfReadOnly("whisperer.reset_statistics()");
+    require_writable("whisperer.reset_statistics()");
     InternalSql internal;
     internal_begin(&internal);
     (void)internal_execute(&delete_totals, nullptr);

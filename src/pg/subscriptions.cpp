@@ -17,7 +17,6 @@
 
 extern "C" {
 #include "catalog/pg_type.h"
-#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 }
@@ -71,7 +70,7 @@ int64 subscribe(Oid caller, SubscriptionInput *input) {
     Oid function;
     const char *callback = find_callback(*input, &function);
     access_check(caller, Access::subscribe, input->event_type);
-    PreventCommandIfReadOnly("whisperer.subscribe()");
+    require_writable("whisperer.subscribe()");
     if (OidIsValid(function))
         function_check_runner(FunctionUse::callback, function, caller);
     input->retry_countdown_config = custom_countdown_accept(input->retry_countdown_config, caller);
@@ -185,7 +184,7 @@ void update_row(const Subscription &now, const SubscriptionInput &input, const c
 
 void update_subscription(Oid caller, int64 id, SubscriptionInput *input) {
     check_subscription_input(input);
-    PreventCommandIfReadOnly("whisperer.update_subscription()");
+    require_writable("whisperer.update_subscription()");
     Oid function;
     const char *callback = find_callback(*input, &function);
     accept_new_countdown(caller, id, input);
@@ -227,7 +226,7 @@ void unsubscribe(Oid caller, int64 id) {
     static Statement forget = {
         "DELETE FROM whisperer.subscription_secret WHERE subscription_id = $1", 1, {INT8OID}, nullptr};
     Datum arguments[] = {Int64GetDatum(id)};
-    PreventCommandIfReadOnly("whisperer.unsubscribe()");
+    require_writable("whisperer.unsubscribe()");
     InternalSql internal;
     internal_begin(&internal);
     (void)lock_subscription(caller, id);

@@ -75,5 +75,23 @@ is(scalar(keys %{ { map { $_ => 1 } @ids } }), 4, '... one for each subscription
 my ($sent) = sql(q{SELECT uuid FROM whisperer.webhook_events, LATERAL (SELECT request_datetimes[1] - created_date AS took) t WHERE NOT took < interval '30 s'}) =~ /(\S+)/;
 is($sent // 'none', 'none', 'each was sent within moments of its commit');
 unlike($node->log_since(0), qr/\b(FATAL|PANIC):/, 'nothing worse in the log');
+# In a worker of a parallel query, called by a function that is wrongly marked as parallel safe, nothing that writes, nor what waits,
+# may be called: PostgreSQL's own error, and not an internal one.
+sql(q{CREATE FUNCTION safe(statement text) RETURNS void LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN EXECUTE statement; END'});
+my $parallel = q{SELECT set_config(name, 'on', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query');};
+my $uuid = '00000000-0000-0000-0000-000000000001';
+for my $call (
+	q{deliver_event('{}', 'e')}, q{deliver_event('{}'::jsonb, 'e')}, q{deliver_event('{}'::jsonb, 'e', _async => false)}, "deliver_event('{}', 'e', event_uuid => '$uuid')",
+	q{subscribe('e', 'http://a/')}, q{subscribe('{"event_type": "e", "target_url": "http://a/"}')}, q{update_subscription(1, '{}')}, 'unsubscribe(1)',
+	q{attach('item', 'e')}, q{detach('item', 'e')}, "retry('$uuid')", 'retry_failed()', "cancel('$uuid')", 'wait_until_settled()', 'prune()',
+	q{register_event_type('f')}, q{update_event_type('e', '{}')}, q{unregister_event_type('e')}, q{register_countdown('c', 'f')}, q{unregister_countdown('c')},
+	q{grant_access('postgres', 'deliver')}, q{revoke_access('postgres', 'deliver')}, q{reassign('postgres', 'postgres')}, 'resume()', 'reset_statistics()')
+{
+	my $literal = "SELECT whisperer.$call" =~ s/'/''/gr;
+	my (undef, undef, $error) = $node->psql('postgres', "\\set VERBOSITY verbose\n$parallel\nSELECT safe('$literal')", on_error_stop => 1);
+	my ($name) = $call =~ /^(\w+)/;
+	like($error, qr/ERROR:  25000: cannot execute whisperer\.$name\(\) during a parallel operation/, "in a parallel worker: $call");
+}
+
 $node->stop;
 done_testing();
