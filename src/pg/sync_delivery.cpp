@@ -105,7 +105,8 @@ void open_sender() {
         return;
     sender.events = compat_create_wait_event_set(3);
     AddWaitEventToSet(sender.events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, nullptr);
-    AddWaitEventToSet(sender.events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, nullptr, nullptr);
+    if (IsUnderPostmaster) // there is none in single-user mode
+        AddWaitEventToSet(sender.events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, nullptr, nullptr);
     AddWaitEventToSet(sender.events, WL_SOCKET_READABLE, sender.box->engine()->wait_fd(), nullptr, nullptr);
 }
 

@@ -229,5 +229,16 @@ like($text, qr/HINT:.*whisperer\.resume/, 'with a hint');
 is((sqlstate(q{BEGIN READ ONLY; SELECT whisperer.deliver_event('{}', 'ok', _async => false)}))[0], '25006', 'not when read-only');
 
 is(sql(q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'postgres' AND wait_event_type = 'Lock'}), 0, 'nobody waits');
+subscribe('single', '/single');
+$node->stop;
+
+# ---- In single-user mode, where there is no postmaster and no worker, it sends all the same.
+my ($standard, $trouble);
+IPC::Run::run([ 'postgres', '--single', '-D', $node->data_dir, 'postgres' ],
+	'<', \qq{SELECT whisperer.deliver_event('{}'::text, 'single', _async => false)\n}, '>', \$standard, '2>', \$trouble);
+unlike($trouble, qr/ERROR|FATAL|PANIC/, 'single-user mode: no error');
+is($receiver->count(path => '/single'), 1, '... and it is sent');
+$node->start;
+is(sql(q{SELECT state FROM whisperer.webhook_events WHERE event_type = 'single'}), 'delivered', '... and recorded');
 $node->stop;
 done_testing();
