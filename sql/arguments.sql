@@ -278,6 +278,20 @@ SELECT event_type FROM whisperer.event_types;
 SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgrelid::regclass::text NOT LIKE 'whisperer.%';
 SELECT count(*) FROM whisperer.subscription_secret;
 
+\echo ==== domains are what they are over
+CREATE DOMAIN hooks.seconds AS int CHECK (VALUE >= 0);
+CREATE DOMAIN hooks.pause AS hooks.seconds;
+CREATE DOMAIN hooks.object AS jsonb;
+CREATE FUNCTION hooks.pause(integer, jsonb) RETURNS hooks.pause LANGUAGE sql AS 'SELECT $1 * 10';
+CREATE FUNCTION hooks.accept(jsonb) RETURNS hooks.object LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION hooks.object_serializer(hooks.package) RETURNS hooks.object LANGUAGE sql AS $$SELECT '{"made": 1}'::jsonb$$;
+SELECT whisperer.register_countdown('domain', 'hooks.pause', 'hooks.accept');
+SELECT seconds FROM whisperer.countdown_preview('{"choice": "domain"}', 2);
+SELECT whisperer.register_event_type('domain', 'hooks.object_serializer', 'hooks.accept');
+SELECT whisperer.subscribe('domain', 'http://127.0.0.1:1/') > 0;
+SELECT whisperer.deliver_event(ROW(1, 'a', 2)::hooks.package, 'domain') IS NOT NULL;
+SELECT request_payload -> 'payload' FROM whisperer.webhook_events WHERE event_type = 'domain';
+
 SET client_min_messages = warning;
 DROP SCHEMA hooks CASCADE;
 DROP EXTENSION whisperer;

@@ -157,7 +157,7 @@ bool fits(const UseRules &rules, const GivenName &given, FuncCandidateList candi
 }
 
 void check_result(FunctionUse use, Oid function) {
-    Oid result = get_func_rettype(function);
+    Oid result = getBaseType(get_func_rettype(function));
     if (use == FunctionUse::callback || (use != FunctionUse::countdown && result == JSONBOID) ||
         (use == FunctionUse::serializer && result == JSONOID))
         return;

@@ -131,7 +131,7 @@ void read_function(const UserFunction &function, KnownFunction *known) {
     Form_pg_proc form = (Form_pg_proc)GETSTRUCT(tuple);
     known->schema = form->pronamespace;
     known->types = {form->pronargs, form->pronargs > 0 ? form->proargtypes.values[0] : InvalidOid,
-                    form->prorettype};
+                    getBaseType(form->prorettype)};
     bool callable = form->prokind == PROKIND_FUNCTION && !form->proretset;
     ReleaseSysCache(tuple);
     if (!callable)
