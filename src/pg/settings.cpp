@@ -114,10 +114,22 @@ bool parse_retention(const char *text, int64 *result) {
     return true;
 }
 
+// interval_in() takes a number without a unit for seconds, which nobody means here.
+bool has_no_unit(const char *text) {
+    char *end = nullptr;
+    (void)strtod(text, &end);
+    return end != text && end[strspn(end, " \t\r\n")] == '\0';
+}
+
 bool check_retention(char **value, void **extra, GucSource) {
     int64 parsed = 0;
     if (!parse_retention(*value, &parsed)) {
         GUC_check_errdetail("It is not an interval.");
+        GUC_check_errhint("Give an interval such as 12 weeks or 90 days; 0 keeps everything.");
+        return false;
+    }
+    if (parsed != 0 && has_no_unit(*value)) {
+        GUC_check_errdetail("It has no unit.");
         GUC_check_errhint("Give an interval such as 12 weeks or 90 days; 0 keeps everything.");
         return false;
     }
