@@ -65,6 +65,8 @@ void make_worker(DeliveryWorker *worker) {
     worker->journal =
         journal_open(MyDatabaseId, worker->self->shard, worker->self->shards, &suspects, &suspect_count);
     sender_make_room();
+    if (worker->self->shard == 0)
+        sender_check_ca_file();
     core::HttpEngine *engine = core::HttpEngine::create(sender_engine_settings(), monotonic_micros());
     if (engine == nullptr)
         out_of_memory("its HTTP engine");

@@ -211,6 +211,8 @@ void take_settings(DeliveryWorker *worker) {
     if (worker->self->shard == 0)
         roster_say_enabled(worker->database, setting_enabled);
     sender_make_room();
+    if (worker->self->shard == 0)
+        sender_check_ca_file();
     if (!worker->box->configure(sender_engine_settings()))
         ereport(LOG, errcode(ERRCODE_OUT_OF_MEMORY), errmsg("whisperer could not take over changed settings"),
                 errhint("Reload the configuration again when there is memory."));

@@ -10,6 +10,7 @@
 
 // Core headers that the shell uses. Only headers, only plain data and noexcept calls.
 #include "core/address_policy.hpp"
+#include "core/ca_file.hpp"
 #include "core/change_cursor.hpp"
 #include "core/countdown.hpp"
 #include "core/envelope.hpp"

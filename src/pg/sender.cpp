@@ -69,6 +69,27 @@ void sender_make_room() {
     }
 }
 
+void sender_check_ca_file() {
+    static core::CaFile told = core::CaFile::good;
+    static char told_path[MAXPGPATH];
+    const char *path = setting_ca_file == nullptr ? "" : setting_ca_file;
+    core::CaFile found = *path == '\0' ? core::CaFile::good : core::look_at_ca_file(path);
+    int reason = errno;
+    bool said = found == told && strcmp(path, told_path) == 0;
+    told = found;
+    strlcpy(told_path, path, sizeof(told_path));
+    if (said || found == core::CaFile::good)
+        return;
+    const char *fact = found == core::CaFile::unreadable ? psprintf("could not be read: %s", strerror(reason))
+                       : found == core::CaFile::no_file  ? "is not a regular file"
+                                                         : "has no certificate in it";
+    ereport(
+        WARNING, errcode(ERRCODE_CONFIG_FILE_ERROR), errmsg("whisperer.ca_file \"%s\" %s", path, fact),
+        errdetail("No receiver can be verified, and so none is reached by https."),
+        errhint("Set it to a PEM file of certificates that the server may read, or to an empty string for "
+                "the system's store."));
+}
+
 core::Slice sender_user_agent() {
     static char agent[64];
     snprintf(agent, sizeof(agent), "whisperer/%s (PostgreSQL %d)", WHISPERER_VERSION, PG_VERSION_NUM / 10000);

@@ -22,4 +22,7 @@ void sender_make_room();
 // "whisperer/<version> (PostgreSQL <major>)", static.
 core::Slice sender_user_agent();
 
+// Warns, once, when whisperer.ca_file is no file of certificates.
+void sender_check_ca_file();
+
 } // namespace whisperer::pg

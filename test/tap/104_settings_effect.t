@@ -229,5 +229,33 @@ is(sql("SELECT count(*) FROM whisperer.webhook_events WHERE event_type = '$many[
 
 unlike($node->log_since(0), qr/\b(FATAL|PANIC):(?!.*terminating)/, 'nothing worse in the log');
 $receiver->release;
+# ---- ca_file: a file that is none of certificates is told once in the log, for each database, also when the worker starts.
+sql('DROP DATABASE other');
+my $no_certificates = $node->basedir . '/none.crt';
+PostgreSQL::Test::Utils::append_to_file($no_certificates, "root:x:0:0\n");
+my $log = $node->log_position;
+my $warnings = sub { return join "\n", $node->log_since($log) =~ /WARNING: .*?(whisperer\.ca_file .*)/g };
+my $until_warned = sub {
+	my ($expected, $what) = @_;
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+	while ($warnings->() ne $expected && time() < $end) { sql('SELECT 1') }
+	is($warnings->(), $expected, $what);
+};
+set(ca_file => q('/nope'));
+my $expected = q(whisperer.ca_file "/nope" could not be read: No such file or directory);
+$until_warned->($expected, 'a ca_file that is not there is told');
+set(ca_file => "'$no_certificates'");
+$expected .= qq(\nwhisperer.ca_file "$no_certificates" has no certificate in it);
+$until_warned->($expected, '... and one without a certificate');
+my ($last) = subscribe();
+set(max_response_size => q('3kB'));
+sql("SELECT whisperer.deliver_event('{}', '$last')");
+$receiver->await("/$last", 1);
+is($warnings->(), $expected, '... once');
+$node->restart;
+$expected .= qq(\nwhisperer.ca_file "$no_certificates" has no certificate in it);
+$until_warned->($expected, '... and again when a worker starts');
+like($node->log_since($log), qr/HINT: .*PEM file of certificates that the server may read/, 'with a hint');
+
 $node->stop;
 done_testing();
