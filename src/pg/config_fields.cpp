@@ -16,6 +16,8 @@ namespace whisperer::pg {
 
 namespace {
 
+constexpr size_t longest_auth_value = 8192; // bytes, as of a token that is asked for
+constexpr int largest_config = 1024 * 1024;
 constexpr int most_attempts = 1000;
 constexpr int most_in_flight = 4096; // as the setting whisperer.max_in_flight
 
@@ -128,9 +130,12 @@ void check_auth_member(const AuthType &type, const JsonMember &member) {
     if (member.value.type != jbvString)
         refuse(field, psprintf("is %s, not a string", json_kind(member.value)), type.hint);
     const char *text = json_string(member.value);
+    core::Slice utf8 = utf8_slice(text, field);
     core::FieldError error;
-    if (key->text == Text::url && !core::check_url(utf8_slice(text), &error, "config.auth.url"))
+    if (key->text == Text::url && !core::check_url(utf8, &error, "config.auth.url"))
         raise_field_error(error);
+    if (utf8.len > longest_auth_value)
+        refuse(field, "is longer than 8192 bytes", "No header takes more.");
     const char *fault = text_fault(key->text, text);
     if (fault != nullptr)
         refuse(field, fault, type.hint);

@@ -124,8 +124,16 @@ char *json_excerpt(Jsonb *document) {
     return psprintf("%s...", text);
 }
 
-core::Slice utf8_slice(const char *text) {
+static void say_field(void *field) {
+    errcontext("%s", (const char *)field);
+}
+
+core::Slice utf8_slice(const char *text, const char *field) {
+    ErrorContextCallback where = {error_context_stack, say_field, (void *)field};
+    if (field != nullptr)
+        error_context_stack = &where;
     const char *utf8 = pg_server_to_any(text, (int)strlen(text), PG_UTF8);
+    error_context_stack = where.previous;
     return {utf8, strlen(utf8)};
 }
 

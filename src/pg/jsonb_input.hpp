@@ -57,7 +57,7 @@ Jsonb *json_document(const JsonbValue &value);
 // The document's text, cut to what fits a message. Not for documents that may hold secrets.
 char *json_excerpt(Jsonb *document);
 
-// Text as UTF-8, for the core. 22021 when it cannot be made so.
-core::Slice utf8_slice(const char *text);
+// Text as UTF-8, for the core. 22021 when it cannot be made so, with the field, if given, as its context.
+core::Slice utf8_slice(const char *text, const char *field = nullptr);
 
 } // namespace whisperer::pg

@@ -116,7 +116,7 @@ void check_headers(Jsonb *headers) {
     core::Header *list = (core::Header *)palloc(sizeof(core::Header) * (size_t)(members.count + 1));
     for (int i = 0; i < members.count; i++) {
         const JsonMember &member = members.items[i];
-        core::Slice name = utf8_slice(member.key);
+        core::Slice name = utf8_slice(member.key, "additional_headers");
         if (member.value.type != jbvString) {
             core::FixedText message;
             message.add("the value of ")
@@ -128,7 +128,7 @@ void check_headers(Jsonb *headers) {
             core::set_field_error(&error, "additional_headers", message.view(), hint);
             raise_field_error(error);
         }
-        list[i] = {name, utf8_slice(json_string(member.value))};
+        list[i] = {name, utf8_slice(json_string(member.value), "additional_headers")};
     }
     core::FieldError error;
     if (!core::check_headers(list, (size_t)members.count, &error))
@@ -174,9 +174,10 @@ void check_subscription_input(SubscriptionInput *input) {
     core::FieldError error;
     if (input->event_type != nullptr)
         check_event_type_name(input->event_type);
-    if (input->target_url != nullptr && !core::check_url(utf8_slice(input->target_url), &error))
+    if (input->target_url != nullptr && !core::check_url(utf8_slice(input->target_url, "target_url"), &error))
         raise_field_error(error);
-    if (input->secret_key != nullptr && !core::check_secret(utf8_slice(input->secret_key), &error))
+    if (input->secret_key != nullptr &&
+        !core::check_secret(utf8_slice(input->secret_key, "secret_key"), &error))
         raise_field_error(error);
     if (input->retry_countdown_config != nullptr) {
         core::Countdown countdown;
@@ -207,7 +208,7 @@ void check_config_filter(Jsonb *filter) {
 
 void check_event_type_name(const char *event_type) {
     constexpr const char *hint = "Names have 1 to 124 characters, none of them a control character.";
-    core::Slice utf8 = utf8_slice(event_type);
+    core::Slice utf8 = utf8_slice(event_type, "event_type");
     int characters = pg_mbstrlen(event_type);
     if (characters == 0)
         refuse("event_type", "is empty", hint);

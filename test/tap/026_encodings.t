@@ -72,6 +72,13 @@ like($errors, qr/ERROR:  22021:/, 'SQL_ASCII: other bytes are refused with 22021
   $run_bytes->('ascii', 'SQL_ASCII', "\\set VERBOSITY verbose\nINSERT INTO word VALUES (2, '\xed\xa0\x80');");
 like($errors, qr/ERROR:  22021:/, 'SQL_ASCII: surrogates, too');
 is($node->safe_psql('ascii', 'SELECT count(*) FROM word'), '1', 'and the statement failed');
+for my $field ([target_url => "'word', 'http://a/\xe9'"], [event_type => "'\xe9', 'http://a/'"], [secret_key => "'word', 'http://a/', '\xe9'"],
+	[additional_headers => qq('word', 'http://a/', additional_headers => '{"X-Name": "\xe9"}')],
+	['config.auth.password' => qq('word', 'http://a/', config => '{"auth": {"auth_type": "basic", "username": "u", "password": "\xe9"}}')])
+{
+	($code, $output, $errors) = $run_bytes->('ascii', 'SQL_ASCII', "\\set VERBOSITY verbose\nSELECT whisperer.subscribe($field->[1]);");
+	like($errors, qr/ERROR:  22021:.*CONTEXT:  \Q$field->[0]\E$/ms, "SQL_ASCII: $field->[0]: 22021, with the field's name");
+}
 
 # Responses that are not text in the database's encoding, or not text at all.
 my @responses = ("\xff\xfe\x00\x01 not text", encode_utf8('12 € 中'), "cut \xe4\xb8", "\x00", join('', map { chr } 0 .. 255));
