@@ -1,6 +1,7 @@
 #include "pg/prelude.hpp"
 
 #include "pg/access.hpp"
+#include "pg/errors.hpp"
 #include "pg/own_table.hpp"
 
 extern "C" {
@@ -74,7 +75,7 @@ void access_check(Oid role, Access needed, const char *event_type) {
         return;
     if (event_type != nullptr)
         ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-                        errmsg("permission denied for event type \"%s\"", event_type),
+                        errmsg("permission denied for event type \"%s\"", shortened(event_type)),
                         errdetail("Role \"%s\" needs the level \"%s\" of whisperer for it.",
                                   GetUserNameFromId(role, true), access_name(needed)),
                         errhint("whisperer.grant_access() gives it.")));

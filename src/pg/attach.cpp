@@ -152,7 +152,7 @@ void tell_by_hand(Oid relation, const char *event_type, const char *trigger) {
 
 [[noreturn]] void raise_not_attached(Oid relation, const char *event_type, const char *by_hand) {
     ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
-            errmsg("event type \"%s\" is not attached to %s", event_type, relation_text(relation)),
+            errmsg("event type \"%s\" is not attached to %s", shortened(event_type), relation_text(relation)),
             by_hand == nullptr
                 ? 0
                 : errdetail("Trigger \"%s\", which raises it, was not made by whisperer.attach().", by_hand),

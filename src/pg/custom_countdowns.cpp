@@ -60,7 +60,8 @@ const char *stored_function(FunctionUse use, FunctionCallInfo fcinfo, int argume
 }
 
 [[noreturn]] void raise_not_registered(const char *choice) {
-    ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("countdown \"%s\" is not registered", choice),
+    ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+            errmsg("countdown \"%s\" is not registered", shortened(choice)),
             errhint("whisperer.countdowns lists those there are."));
 }
 

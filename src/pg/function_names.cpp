@@ -2,6 +2,7 @@
 
 #include "pg/compat.hpp"
 #include "pg/error_capture.hpp"
+#include "pg/errors.hpp"
 #include "pg/function_names.hpp"
 
 extern "C" {
@@ -67,7 +68,7 @@ struct GivenName {
 
 [[noreturn]] void raise_malformed(const UseRules &rules, const char *name) {
     ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-            errmsg("%s: \"%s\" is not the name of a function", rules.argument, name),
+            errmsg("%s: \"%s\" is not the name of a function", rules.argument, shortened(name)),
             errhint("Give 'schema.function', or with its argument types 'schema.function(type, ...)'."));
 }
 
@@ -82,8 +83,8 @@ struct GivenName {
                   " one value.",
                   function_stored_name(other->oid));
     ereport(ERROR, errcode(ERRCODE_UNDEFINED_FUNCTION),
-            errmsg("%s: function %s does not exist", rules.argument, name),
-            errdetail("Looked for a function %s with the arguments %s.", name, rules.signature),
+            errmsg("%s: function %s does not exist", rules.argument, shortened(name)),
+            errdetail("Looked for a function %s with the arguments %s.", shortened(name), rules.signature),
             errhint("%s", hint));
 }
 
@@ -185,10 +186,10 @@ Oid function_find(FunctionUse use, const char *name) {
             continue;
         if (OidIsValid(found))
             ereport(ERROR, errcode(ERRCODE_AMBIGUOUS_FUNCTION),
-                    errmsg("%s: function name %s is not unique", rules.argument, name),
+                    errmsg("%s: function name %s is not unique", rules.argument, shortened(name)),
                     errdetail("%s and %s both fit.", function_stored_name(found),
                               function_stored_name(candidate->oid)),
-                    errhint("Give the argument type: '%s(...)'.", name));
+                    errhint("Give the argument type: '%s(...)'.", shortened(name)));
         found = candidate->oid;
     }
     if (!OidIsValid(found))
@@ -196,7 +197,7 @@ Oid function_find(FunctionUse use, const char *name) {
     // Another session's temporary schema will have this one's name some day.
     if (isAnyTempNamespace(get_func_namespace(found)))
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                errmsg("%s: function %s is a temporary one", rules.argument, name),
+                errmsg("%s: function %s is a temporary one", rules.argument, shortened(name)),
                 errhint("Make the function in a schema that stays."));
     check_result(use, found);
     return found;

@@ -44,8 +44,8 @@ Grant read_arguments(FunctionCallInfo fcinfo) {
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
                 errmsg("role: there is none with OID %u", grant.role), errhint("Give the name of a role."));
     if (!access_of_name(level, &grant.level))
-        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("level: there is no \"%s\"", level),
-                errhint("%s", level_hint));
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("level: there is no \"%s\"", shortened(level)), errhint("%s", level_hint));
     if (PG_ARGISNULL(2))
         return grant;
     grant.event_type = text_to_cstring(PG_GETARG_TEXT_PP(2));

@@ -141,7 +141,8 @@ void reassign(Oid caller, const char *old_owner, Oid new_owner) {
     (void)home_refresh_owners(); // names as they are now
     if (internal_execute(&anything, arguments) == 0 && !OidIsValid(get_role_oid(old_owner, true)))
         ereport(
-            ERROR, errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("role \"%s\" does not exist", old_owner),
+            ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+            errmsg("role \"%s\" does not exist", shortened(old_owner)),
             errdetail("Nor does one that was dropped own a subscription or an event type under that name."),
             errhint("The owners are in whisperer.subscriptions and whisperer.event_types."));
     check_unique(arguments);

@@ -67,7 +67,7 @@ Recipients read_recipients(const char *event_type, Jsonb *config_filter) {
     uint64 rows = internal_execute(&find_statement, arguments, config_filter == nullptr ? " n" : nullptr);
     if (rows == 0)
         ereport(ERROR, errcode(ERRCODE_WH_NO_EVENT_TYPE),
-                errmsg("event type \"%s\" is not registered", event_type),
+                errmsg("event type \"%s\" is not registered", shortened(event_type)),
                 errhint("Register it with whisperer.register_event_type(); whisperer.event_types lists those "
                         "there are."));
     MemoryContext internal = MemoryContextSwitchTo(caller);

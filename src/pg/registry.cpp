@@ -240,7 +240,7 @@ void unregister_event_type(Oid caller, const char *event_type) {
 
 void raise_no_event_type(const char *event_type) {
     ereport(ERROR, errcode(ERRCODE_WH_NO_EVENT_TYPE),
-            errmsg("event type \"%s\" is not registered", event_type),
+            errmsg("event type \"%s\" is not registered", shortened(event_type)),
             errhint("Register it with whisperer.register_event_type(); whisperer.event_types lists those "
                     "there are."));
 }

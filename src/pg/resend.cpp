@@ -32,10 +32,10 @@ void check_type(const pg_uuid_t *uuid, const char *event_type) {
     bool is_null;
     const char *recorded = TextDatumGetCString(spi_value(0, 1, &is_null));
     if (strcmp(recorded, event_type) != 0)
-        ereport(
-            ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-            errmsg("delivery %s is of event type \"%s\", not \"%s\"", uuid_text(uuid), recorded, event_type),
-            errhint("Give the type that it was raised with: it is sent again as it was recorded."));
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("delivery %s is of event type \"%s\", not \"%s\"", uuid_text(uuid), recorded,
+                       shortened(event_type)),
+                errhint("Give the type that it was raised with: it is sent again as it was recorded."));
 }
 
 } // namespace

@@ -1,6 +1,7 @@
 #include "pg/prelude.hpp"
 
 #include "pg/error_capture.hpp"
+#include "pg/errors.hpp"
 #include "pg/trigger_condition.hpp"
 
 extern "C" {
@@ -16,7 +17,8 @@ constexpr const char *spaces = " \t\r\n\f\v";
 
 [[noreturn]] void refuse_operation(const char *text) {
     ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-            errmsg("operation: \"%s\" is not INSERT, UPDATE, DELETE, or several of them joined by OR", text),
+            errmsg("operation: \"%s\" is not INSERT, UPDATE, DELETE, or several of them joined by OR",
+                   shortened(text)),
             errhint("Give 'INSERT OR UPDATE', for instance."));
 }
 
@@ -62,7 +64,7 @@ void check_parses(const char *condition, const char *sql) {
     if (!failed && is_single_expression(parsing.statements))
         return;
     ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-            errmsg("condition: \"%s\" is not one SQL expression", condition),
+            errmsg("condition: \"%s\" is not one SQL expression", shortened(condition)),
             failed ? errdetail("%s", error.message) : 0,
             errhint("Give what would stand in WHEN (...), such as 'NEW.price > 100'."));
 }
