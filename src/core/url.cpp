@@ -51,6 +51,8 @@ constexpr Refusal bad_scheme = {"is not an http or https URL", form_hint};
 constexpr Refusal has_login = {"has a user name or password in it",
                                "Put them into config.auth: {\"auth_type\": \"basic\", \"username\": ..., "
                                "\"password\": ...}."};
+constexpr const char *token_login_hint =
+    "Put them beside it: config.auth has \"username\" and \"password\", which are sent to this URL.";
 constexpr Refusal out_of_memory = {"could not be read: out of memory", "Try again."};
 
 bool begins_with(std::string_view text, std::string_view lower_case) {
@@ -198,7 +200,8 @@ bool check_url(Slice url, FieldError *error, const char *field) noexcept {
     else
         message.add("the URL");
     message.add(" ").add(refusal.message);
-    set_field_error(error, field, message.view(), refusal.hint);
+    bool token_login = refusal.hint == has_login.hint && strcmp(field, "config.auth.url") == 0;
+    set_field_error(error, field, message.view(), token_login ? token_login_hint : refusal.hint);
     return false;
 }
 

@@ -57,7 +57,7 @@ bool read_seconds(const char **p, double *result) {
     int points = 0;
     for (; (*end >= '0' && *end <= '9') || *end == '.'; end++)
         *end == '.' ? points++ : digits++;
-    if (digits == 0 || points > 1 || end - start > 30)
+    if (digits == 0 || points > 1)
         return false;
     *result = strtod(start, nullptr);
     *p = skip_spaces(end);

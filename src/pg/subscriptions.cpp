@@ -243,9 +243,10 @@ int64 subscription_argument(FunctionCallInfo fcinfo) {
     return PG_GETARG_INT64(0);
 }
 
-Jsonb *object_argument(FunctionCallInfo fcinfo, int number, const char *name) {
+Jsonb *object_argument(FunctionCallInfo fcinfo, int number, const char *name,
+                       const char *hint = "Give an object, such as {}.") {
     if (PG_ARGISNULL(number))
-        raise_null_argument(name, "Give an object, such as {}.");
+        raise_null_argument(name, hint);
     return PG_GETARG_JSONB_P(number);
 }
 
@@ -282,7 +283,8 @@ WHISPERER_SQL_FUNCTION(whisperer_subscribe_jsonb) {
     Oid caller = GetUserId();
     StatementHider hider;
     hide_statement_begin(&hider);
-    Jsonb *object = object_argument(fcinfo, 0, "subscription");
+    Jsonb *object =
+        object_argument(fcinfo, 0, "subscription", "Give an object with event_type and target_url.");
     SubscriptionInput input = subscription_input_from_json(object, "subscription", false);
     require_subscription_keys(input, "subscription");
     if ((input.given & FIELD_ADDITIONAL_HEADERS) == 0)

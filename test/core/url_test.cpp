@@ -189,7 +189,10 @@ TEST(Url, ErrorsNameTheFieldAndHideWhatMayBeAPassword) {
     EXPECT_FALSE(check_url(slice("https://joe:hunter2@example.com/"), &error, "config.auth.url"));
     EXPECT_STREQ(error.field, "config.auth.url");
     EXPECT_EQ(std::string(error.message).find("hunter2"), std::string::npos);
-    EXPECT_NE(std::string(error.hint).find("config.auth"), std::string::npos);
+    EXPECT_EQ(std::string(error.hint).find("\"basic\""), std::string::npos) << error.hint;
+    EXPECT_NE(std::string(error.hint).find("\"username\" and \"password\""), std::string::npos) << error.hint;
+    EXPECT_FALSE(check_url(slice("https://joe:hunter2@example.com/"), &error));
+    EXPECT_NE(std::string(error.hint).find("\"basic\""), std::string::npos) << error.hint;
 
     EXPECT_FALSE(check_url(slice("ftp://joe:hunter2@example.com/"), &error));
     EXPECT_EQ(std::string(error.message).find("hunter2"), std::string::npos);
