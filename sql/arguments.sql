@@ -272,6 +272,48 @@ SELECT command || E'\n' || pg_temp.error_of(command) FROM (VALUES
     ($q$SELECT * FROM whisperer.countdown_preview(NULL, 1001)$q$)
 ) v (command);
 
+\echo ==== sizes, and long values in messages
+SELECT command || E'\n' || pg_temp.error_of(command) FROM (VALUES
+    ($q$SELECT whisperer.subscribe('package-created', 'http://a/', config => '{"request_timeout": 1e400}')$q$),
+    ($q$SELECT whisperer.subscribe('package-created', 'http://a/', config => '{"auth": {"auth_type": "token", "url": "http://u:p@a/", "username": "u", "password": "p"}}')$q$),
+    ($q$SELECT whisperer.register_event_type('x', description => repeat('x', 65536))$q$),
+    ($q$SELECT whisperer.register_event_type('x', description => repeat('x', 65537))$q$),
+    ($q$SELECT whisperer.update_event_type('package-created', jsonb_build_object('description', repeat('x', 65537)))$q$),
+    ($q$SELECT whisperer.subscribe('package-created', 'http://a/', secret_key => repeat('x', 65536))$q$),
+    ($q$SELECT whisperer.subscribe('package-created', 'http://a/', secret_key => repeat('x', 65537))$q$),
+    ($q$SELECT whisperer.subscribe('package-created', 'http://a/', config => jsonb_build_object('x', repeat('x', 1000000)))$q$),
+    ($q$SELECT whisperer.subscribe('package-created', 'http://a/', config => jsonb_build_object('x', repeat('x', 1048577)))$q$),
+    ($q$SELECT whisperer.subscribe('package-created', 'http://a/', config => jsonb_build_object('auth', jsonb_build_object('auth_type', 'bearer', 'token', repeat('x', 8192))))$q$),
+    ($q$SELECT whisperer.subscribe('package-created', 'http://a/', config => jsonb_build_object('auth', jsonb_build_object('auth_type', 'bearer', 'token', repeat('x', 8193))))$q$),
+    ($q$SELECT whisperer.subscribe('package-created', 'http://a/', config => jsonb_build_object('auth', jsonb_build_object('auth_type', 'basic', 'username', repeat('x', 2000000), 'password', '')))$q$),
+    ($q$SELECT whisperer.subscribe('package-created', 'http://a/', config => jsonb_build_object('auth', jsonb_build_object('auth_type', 'basic', 'username', 'x', 'password', repeat('x', 8193))))$q$)
+) v (command);
+CREATE FUNCTION pg_temp.length_of_error(command text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    error text := pg_temp.error_of(command);
+BEGIN
+    RETURN substr(error, 5, 5) || CASE WHEN length(error) < 2500 THEN ' is short' ELSE ' has ' || length(error) || ' characters' END;
+END $$;
+SELECT command || ' ' || pg_temp.length_of_error(command) FROM (VALUES
+    ($q$SELECT whisperer.register_event_type('x', repeat('x', 100000))$q$),
+    ($q$SELECT whisperer.register_event_type('x', repeat('x', 100000) || '(')$q$),
+    ($q$SELECT whisperer.register_event_type('x', customizer => repeat('x', 100000))$q$),
+    ($q$SELECT whisperer.register_event_type(repeat('x', 100000))$q$),
+    ($q$SELECT whisperer.subscribe('package-created', 'http://a/', callback => repeat('é', 100000))$q$),
+    ($q$SELECT whisperer.subscribe(repeat('x', 100000), 'http://a/')$q$),
+    ($q$SELECT whisperer.subscribe(jsonb_build_object(repeat('x', 100000), 1))$q$),
+    ($q$SELECT whisperer.deliver_event('{}', repeat('x', 100000))$q$),
+    ($q$SELECT whisperer.register_countdown(repeat('x', 100000), 'f')$q$),
+    ($q$SELECT whisperer.register_countdown('x', repeat('x', 100000))$q$),
+    ($q$SELECT whisperer.unregister_countdown(repeat('x', 100000))$q$),
+    ($q$SELECT whisperer.countdown_preview(jsonb_build_object('choice', repeat('x', 100000)))$q$),
+    ($q$SELECT whisperer.attach('hooks.package', 'package-created', operation => repeat('x', 100000))$q$),
+    ($q$SELECT whisperer.attach('hooks.package', 'package-created', condition => repeat('x ', 100000))$q$),
+    ($q$SELECT whisperer.detach('hooks.package', repeat('x', 100000))$q$),
+    ($q$SELECT whisperer.grant_access('pg_monitor', repeat('x', 100000))$q$),
+    ($q$SELECT whisperer.reassign(repeat('x', 100000), 'pg_monitor')$q$)
+) v (command);
+
 \echo ==== nothing of this changed anything
 SELECT id, event_type, target_url FROM whisperer.subscriptions;
 SELECT event_type FROM whisperer.event_types;

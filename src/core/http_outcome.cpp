@@ -137,6 +137,13 @@ void judge_outcome(Transfer &transfer, CURLcode code) noexcept {
     }
     if (transfer.phase == Phase::response && !headers_whole &&
         (code == CURLE_OUT_OF_MEMORY || code == curle_too_large)) {
+        long sent = 0;
+        curl_easy_getinfo(transfer.easy, CURLINFO_REQUEST_SIZE, &sent);
+        if (sent == 0) {
+            transfer.failure = Failure::internal;
+            transfer.explain("the request's headers are larger than libcurl sends, or memory ran out");
+            return;
+        }
         // What libcurl says of one line of more than 100 kB, too.
         transfer.failure = Failure::malformed;
         transfer.explain("the response's headers are larger than 64 kB, or memory ran out");

@@ -170,6 +170,10 @@ bool check_secret(Slice secret, FieldError *error) noexcept {
                         "Give at least one character, or NULL for requests without a signature.");
         return false;
     }
+    if (secret.len > max_secret_size) {
+        set_field_error(error, "secret_key", "is longer than 65536 bytes", "32 random bytes are enough.");
+        return false;
+    }
     std::string_view text = secret.view();
     if (is_encoded(text) && !is_base64(text.substr(encoded_prefix.size()))) {
         set_field_error(

@@ -24,8 +24,10 @@ namespace whisperer::core {
 constexpr size_t body_signature_size = sizeof("sha256=") + 64;
 constexpr size_t webhook_signature_size = sizeof("v1,") + 44;
 
-// Refuses an empty secret, and "whsec_" followed by bad base64 or by nothing. The error never shows the
-// secret.
+constexpr size_t max_secret_size = 64 * 1024;
+
+// Refuses an empty secret, a longer one than that, and "whsec_" followed by bad base64 or by nothing. The
+// error never shows the secret.
 bool check_secret(Slice secret, FieldError *error) noexcept;
 
 // Both write a NUL-terminated text. False: OpenSSL failed or memory ran out (or the secret would not pass

@@ -226,6 +226,9 @@ bool is_reserved_config_key(const char *key) {
 void check_config(Jsonb *config) {
     if (!json_is_object(config))
         refuse("config", psprintf("is %s, not an object", json_kind(config)), "Give an object, such as {}.");
+    if (VARSIZE(config) > largest_config)
+        refuse("config", "is larger than 1 MB",
+               "Keep what it is for elsewhere, and here only what to filter by.");
     JsonMembers members = json_members(&config->root);
     for (int i = 0; i < members.count; i++) {
         const JsonMember &member = members.items[i];

@@ -46,6 +46,16 @@ Datum text_or_null(const char *text, char *null) {
     return text == nullptr ? (Datum)0 : CStringGetTextDatum(text);
 }
 
+void check_description(const char *description) {
+    constexpr size_t longest = 65536;
+    core::FieldError error;
+    if (description == nullptr || strlen(description) <= longest)
+        return;
+    core::set_field_error(&error, "description", "is longer than 65536 bytes",
+                          "Shorten it, or say in it where to read on.");
+    raise_field_error(error);
+}
+
 // ---- update_event_type
 // --------------------------------------------------------------------------------------------
 
@@ -81,6 +91,7 @@ EventTypeChanges read_changes(Jsonb *changes) {
         result.given[key] = true;
         result.values[key] = member.value.type == jbvString ? json_string(member.value) : nullptr;
     }
+    check_description(result.values[2]);
     return result;
 }
 
@@ -290,6 +301,7 @@ WHISPERER_SQL_FUNCTION(whisperer_register_event_type) {
     const char *texts[3];
     for (int i = 0; i < 3; i++)
         texts[i] = PG_ARGISNULL(i + 1) ? nullptr : text_to_cstring(PG_GETARG_TEXT_PP(i + 1));
+    check_description(texts[2]);
     EventTypeFields fields = {stored_function(FunctionUse::serializer, texts[0], caller),
                               stored_function(FunctionUse::customizer, texts[1], caller), texts[2]};
     InternalSql internal;

@@ -70,6 +70,16 @@ TEST(HttpTime, ResponseTimeoutTellsWhatHappened) {
     EXPECT_LT(owner.ahead - before, 11 * second);
 }
 
+// Is not the receiver's fault, who has seen none of it.
+TEST(HttpSize, ARequestThatIsTooLarge) {
+    Server server(answer_all());
+    Owner owner;
+    ASSERT_TRUE(owner.post(1, server.url(), "{}", {"X-Large: " + std::string(2 << 20, 'x')}));
+    ASSERT_TRUE(owner.until(owner.all(1)));
+    EXPECT_EQ(owner.done[0].failure, Failure::internal);
+    EXPECT_EQ(owner.done[0].error, "the request's headers are larger than libcurl sends, or memory ran out");
+}
+
 TEST(HttpTime, TrickleIsCutAtTheLimit) {
     std::atomic<bool> stop{false};
     std::atomic<int> sent{0};

@@ -93,6 +93,14 @@ TEST(Signing, SecretsAccepted) {
     }
 }
 
+TEST(Signing, SecretsHaveALimit) {
+    FieldError error{};
+    EXPECT_TRUE(check_secret(slice(std::string(max_secret_size, 'x')), &error));
+    EXPECT_FALSE(check_secret(slice(std::string(max_secret_size + 1, 'x')), &error));
+    EXPECT_STREQ(error.field, "secret_key");
+    EXPECT_STREQ(error.message, "is longer than 65536 bytes");
+}
+
 TEST(Signing, SecretsRefused) {
     for (const char *secret : {"", "whsec_", "whsec_a", "whsec_YQ", "whsec_YQ=", "whsec_YQ===", "whsec_====",
                                "whsec_Y===", "whsec_YQ==YQ==", "whsec_Y=Q=", "whsec_YWJj\n", "whsec_ YWJj",
