@@ -2,6 +2,7 @@
 #include "core/networks.hpp"
 #include "fuzz.hpp"
 
+#include <algorithm>
 #include <arpa/inet.h>
 #include <memory>
 
@@ -14,6 +15,17 @@ std::string written(const Network &network) {
     char text[INET6_ADDRSTRLEN] = "";
     inet_ntop(network.address.v6 ? AF_INET6 : AF_INET, network.address.bytes.data(), text, sizeof text);
     return std::string(text) + "/" + std::to_string(network.prefix);
+}
+
+// An address that has a v4 one in it is for v4 networks to open, unless the block is of one form only:
+// mapped, compatible, NAT64, 6to4.
+bool is_for_v4(const Network &network, const Address &address) {
+    const auto begins = [&address](std::initializer_list<uint8_t> bytes) {
+        return std::equal(bytes.begin(), bytes.end(), address.bytes.begin());
+    };
+    return address.v6 && ((network.prefix < 16 && begins({0x20, 0x02})) ||
+                          (network.prefix < 96 &&
+                           (begins({0, 0x64, 0xff, 0x9b}) || begins({0, 0, 0, 0, 0, 0, 0, 0, 0, 0}))));
 }
 
 } // namespace
@@ -37,12 +49,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (int bit = network.prefix; bit < bits; bit++) // nothing behind the prefix
             require((network.address.bytes[static_cast<size_t>(bit) / 8] >> (7 - bit % 8) & 1) == 0);
         // The block is open, from its first address to its last.
-        require(judge(*policy, network.address) == AddressVerdict::allowed);
+        require(is_for_v4(network, network.address) ||
+                judge(*policy, network.address) == AddressVerdict::allowed);
         Address last = network.address;
         for (int bit = network.prefix; bit < bits; bit++)
             last.bytes[static_cast<size_t>(bit) / 8] |= static_cast<uint8_t>(0x80 >> bit % 8);
-        const bool embeds = last.v6 && network.prefix < 96; // then a part of it is for v4 networks to open
-        require(embeds || judge(*policy, last) == AddressVerdict::allowed);
+        require(is_for_v4(network, last) || judge(*policy, last) == AddressVerdict::allowed);
         list.append(i == 0 ? "" : ",").append(written(network));
     }
     const auto again = std::make_unique<AddressPolicy>();
