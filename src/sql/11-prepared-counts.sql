@@ -10,3 +10,4 @@ CREATE TABLE whisperer.statistics_prepared (
     callbacks bigint NOT NULL,
     callback_errors bigint NOT NULL
 );
+ALTER TABLE whisperer.statistics_prepared REPLICA IDENTITY FULL;
