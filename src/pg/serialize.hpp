@@ -36,8 +36,8 @@ PayloadText row_payload_text(Datum row, Oid type);
 // The same for a whole body, as a customizer made it.
 PayloadText body_text(Jsonb *body);
 
-// 22021 unless the text (of the database's encoding) can be sent as UTF-8; `what` names it in the error. Returns
-// how many bytes it has then.
+// 22021 unless the text (of the database's encoding) can be sent as UTF-8; `what` names it in the error.
+// Returns how many bytes it has then.
 size_t check_sendable_text(const char *text, int len, const char *what);
 
 } // namespace whisperer::pg

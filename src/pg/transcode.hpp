@@ -17,8 +17,8 @@ core::Slice datum_to_utf8(Datum text);
 // `truncated` adds a line that says so. palloc'ed.
 char *response_text(core::Slice bytes, bool truncated);
 
-// Header lines "Name: value" in the same way, each for itself: one that is not text spoils no other. What says
-// that bytes were escaped is before the value. palloc'ed.
+// Header lines "Name: value" in the same way, each for itself: one that is not text spoils no other. What
+// says that bytes were escaped is before the value. palloc'ed.
 char *headers_text(core::Slice lines);
 
 // One line for an operator from the core (UTF-8), made harmless in the same way.

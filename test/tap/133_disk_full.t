@@ -4,28 +4,10 @@
 use strict;
 use warnings;
 
-use FindBin;
 use Test::More;
 
 my $disk;
-
-# Once in the namespace the test is run anew, as the user it was.
-BEGIN
-{
-	$disk = "$ENV{TESTDIR}/disk";
-	if (!$ENV{WHISPERER_DISK})
-	{
-		mkdir $disk;
-		my ($user, $group) = ($>, $) + 0);
-		my $inner = 'mount -t tmpfs -o size=160m tmpfs "$1" && shift && exec unshare --user --map-user=' . $user
-		  . " --map-group=$group -- \"\$@\"";
-		my @enter = ('unshare', '--user', '--map-root-user', '--mount', 'sh', '-c', $inner, 'sh', $disk);
-		my $why = qx(@{[join ' ', map { quotemeta } @enter]} true 2>&1);
-		plan(skip_all => "no small file system can be mounted here: $why") if $? != 0;
-		$ENV{WHISPERER_DISK} = 1;
-		exec(@enter, $^X, "$FindBin::RealBin/$FindBin::RealScript") or die "unshare: $!";
-	}
-}
+BEGIN { require Whisperer::SmallDisk; $disk = Whisperer::SmallDisk::mounted('160m') }
 
 use File::Spec;
 use PostgreSQL::Test::Utils;
