@@ -193,6 +193,13 @@ DROP TABLE hooks."New table" CASCADE;
 DROP FUNCTION hooks."As json"(hooks.old);
 INSERT INTO hooks.old VALUES (6);
 SELECT whisperer.deliver_event('{}'::jsonb, 'renamed');
+-- One of somebody who has not the rights of the type's owner is not taken.
+CREATE ROLE whisperer_other;
+CREATE FUNCTION hooks."As json"(hooks.old) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_build_object('as', current_user) $$;
+ALTER FUNCTION hooks."As json"(hooks.old) OWNER TO whisperer_other;
+INSERT INTO hooks.old VALUES (7);
+DROP FUNCTION hooks."As json"(hooks.old);
+DROP ROLE whisperer_other;
 SELECT whisperer.update_event_type('renamed', '{"serializer": null}');
 DROP TABLE hooks.old;
 
