@@ -261,7 +261,8 @@ int journal_took_off(void *context, const core::Uuid &uuid, int64_t subscription
                      const core::CrashCount &before) {
     Journal *journal = (Journal *)context;
     (void)pthread_mutex_lock(&journal->lock);
-    // A suspect keeps its entry, which is written once: it is in the file all the time, as one or the other.
+    // A suspect keeps its entry, which is written once: it is in the file as one or the other until it has
+    // landed.
     int slot = before.crashes > 0 ? find_suspect(journal, uuid) : -1;
     bool suspect = slot >= 0;
     if (!suspect && journal->free_count > 0)

@@ -60,9 +60,8 @@ Statement present_statement = {
 // is there, it begins with a walk over the whole primary key, dead rows and all. The responses stay out of
 // what is looked through for each row: they are large.
 #define RETRY_SQL(columns, values)                                                                           \
-    "UPDATE whisperer.delivery d SET modified_date = $10, (attempts, response_http_status, "                 \
-    "response_content,"                                                                                      \
-    " response_time, error, request_datetimes, " columns                                                     \
+    "UPDATE whisperer.delivery d SET modified_date = $10, (attempts, response_http_status,"                  \
+    " response_content, response_time, error, request_datetimes, " columns                                   \
     ") = (SELECT r.attempts, r.status, ($5)[r.n], " NEW_RESPONSE_TIME ", r.error, " NEW_DATETIMES            \
     ", " values " FROM unnest($1, $3, $4, $6, $7, $8, $9) WITH ORDINALITY"                                   \
     " AS r (uuid, attempts, status, elapsed, error, attempted_at, due, n) WHERE r.uuid = d.uuid)"            \

@@ -24,6 +24,15 @@ class OutboxFairness : public OutboxTest {
         }
     }};
 
+    // Takes as long as a network does.
+    Server slow{[](Peer &peer) {
+        while (peer.read_request()) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+            if (!peer.send(response(200, "")))
+                return;
+        }
+    }};
+
     void hang(bool now) {
         const std::lock_guard<std::mutex> lock(mutex);
         hangs = now;
@@ -159,13 +168,6 @@ TEST_F(OutboxFairness, TheManyOfOneOwnerLeaveSlotsToAnother) {
 
 // Who waits for slots gets them when there are some, whoever has left them.
 TEST_F(OutboxFairness, WhoWaitedWhileAllWasBusyGoesOnAfterIt) {
-    Server slow([](Peer &peer) {
-        while (peer.read_request()) {
-            std::this_thread::sleep_for(std::chrono::milliseconds(20)); // as a network takes
-            if (!peer.send(response(200, "")))
-                return;
-        }
-    });
     for (int64_t id = 200; id < 210; id++) {
         model.subscribe(id, slow.url("127.0.0.1", "/slow"));
         raise(id, 30);
@@ -202,13 +204,6 @@ TEST_F(OutboxFairness, OneThatFailsDoesNotWaitForThoseThatHang) {
 
 // A receiver that nobody knows does not wait until those that are good have nothing more to send.
 TEST_F(OutboxFairness, ASlotForThoseNotKnownYetHoweverBusyTheGoodOnesAre) {
-    Server slow([](Peer &peer) {
-        while (peer.read_request()) {
-            std::this_thread::sleep_for(std::chrono::milliseconds(20)); // as a network takes
-            if (!peer.send(response(200, "")))
-                return;
-        }
-    });
     for (int64_t id = 100; id < 120; id++) {
         model.subscribe(id, slow.url("127.0.0.1", "/slow"));
         raise(id, 20);
