@@ -225,6 +225,8 @@ class Outbox {
     bool wants_bodies() const noexcept;
     bool wanted_body(Uuid *uuid) noexcept;
     void give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcept;
+    // The row is there, and its payload is not (yet): the attempt fails, and the countdown looks again.
+    void body_lost(const Uuid &uuid) noexcept;
     void body_gone(const Uuid &uuid) noexcept; // the row is not there any more
     // Deliveries read but not sent, of subscriptions whose bucket became dirty: they may have been cancelled
     // meanwhile.

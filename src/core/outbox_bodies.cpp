@@ -51,15 +51,22 @@ bool Outbox::wanted_body(Uuid *uuid) noexcept {
     return true;
 }
 
+// Null: it is not waited for any more.
+Item *Outbox::Impl::waiting_for_body(const Uuid &uuid) noexcept {
+    auto place = items.find(uuid);
+    if (place == items.end() || place->second->subscription == nullptr || !place->second->body_missing)
+        return nullptr;
+    place->second->body_asked = false;
+    return place->second.get();
+}
+
 void Outbox::give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcept {
     const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     box.end_body_line();
-    auto place = box.items.find(uuid);
-    if (place == box.items.end() || place->second->subscription == nullptr || !place->second->body_missing)
+    Item *item = box.waiting_for_body(uuid);
+    if (item == nullptr)
         return;
-    Item *item = place->second.get();
-    item->body_asked = false;
     try {
         item->payload.assign(payload.view());
         item->whole_body = whole_body;
@@ -69,6 +76,18 @@ void Outbox::give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcep
         box.short_of_memory = true; // still missing: it is asked for again
     }
     box.make_ready(item->subscription, true); // before the next bodies are loaded
+}
+
+void Outbox::body_lost(const Uuid &uuid) noexcept {
+    const Guard guard(impl_->mutex);
+    Impl &box = *impl_;
+    box.end_body_line();
+    Item *item = box.waiting_for_body(uuid);
+    if (item == nullptr)
+        return;
+    item->body_lost = true;
+    item->body_missing = false;
+    box.make_ready(item->subscription, true);
 }
 
 void Outbox::body_gone(const Uuid &uuid) noexcept {

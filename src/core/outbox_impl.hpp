@@ -81,6 +81,7 @@ struct Item {
     bool whole_body = false;
     bool body_missing = false;
     bool body_asked = false; // and the shell is to load it, or doing so
+    bool body_lost = false;  // it is not missing any more: there is none
     bool suspect = false;
     bool on_trial = false; // a suspect that was sent: no other one is until it has landed
     CrashCount crashes{};
@@ -364,6 +365,7 @@ struct Outbox::Impl {
     // outbox_bodies.cpp
     static constexpr size_t bodies_at_once = 4; // on their way from the table: what bounds the memory
     bool ask_body(Item *item) noexcept;
+    Item *waiting_for_body(const Uuid &uuid) noexcept;
     void end_body_line() noexcept;
     void ask_bodies_again() noexcept;
 

@@ -223,6 +223,8 @@ Launch Outbox::Impl::fail_unsent(Item *item, const char *why, Micros now, WallMi
 
 Launch Outbox::Impl::launch(Item *item, Micros now, WallMicros wall) noexcept {
     Subscription *subscription = item->subscription;
+    if (item->body_lost)
+        return fail_unsent(item, "the payload is missing from whisperer.event", now, wall);
     if (needs_token(*subscription, now))
         return ask_token(item, now, wall);
     bool by_token = !subscription->token.url.empty();

@@ -93,19 +93,6 @@ Statement body_statement = {
     {UUIDOID},
     nullptr};
 
-Statement lost_statement = {"WITH gone AS (DELETE FROM whisperer.delivery WHERE uuid = $1 RETURNING *)"
-                            " INSERT INTO whisperer.history (uuid, subscription_id, state, attempts, "
-                            "event_type, event_uuid, relation_schema,"
-                            " relation_name, error, request_datetimes, created_date, modified_date)"
-                            " SELECT uuid, subscription_id, 'failed', attempts, event_type, event_uuid, "
-                            "relation_schema, relation_name,"
-                            " 'the payload is missing from whisperer.event', request_datetimes, "
-                            "created_date, pg_catalog.clock_timestamp()"
-                            " FROM gone",
-                            1,
-                            {UUIDOID},
-                            nullptr};
-
 // Gone, or sent by a session meanwhile.
 Statement cancelled_statement = {
     "SELECT u FROM unnest($1, $2) AS t (u, attempts)"
@@ -260,12 +247,11 @@ void read_bodies(core::Outbox *box) {
             box->give_body(uuid, datum_to_utf8(content), DatumGetBool(spi_value(0, 2, &flag_null)));
             continue;
         }
-        if (rows > 0) {
-            ereport(WARNING, errcode(ERRCODE_DATA_CORRUPTED), errmsg("a pending delivery has no payload"),
-                    errdetail("It is recorded as failed."));
-            internal_execute(&lost_statement, arguments);
-        }
-        box->body_gone(uuid);
+        // While a restore loads the tables, "event" may come later than "delivery".
+        if (rows > 0)
+            box->body_lost(uuid);
+        else
+            box->body_gone(uuid);
     }
 }
 

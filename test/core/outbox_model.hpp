@@ -179,6 +179,7 @@ class Model {
     bool table_too_large = false;  // all bodies are loaded just before they are sent
     bool bodies_wait = false;      // none is loaded
     Uuid body_gone{};              // a delivery that disappears before its body is loaded
+    std::set<Uuid> bodies_lost;    // deliveries that are there without their payloads
     int alone = 0, most_alone = 0; // suspects in flight
     std::map<int, bool> flights;
     std::function<void()> before_finish = [] {}, after_finish = [] {}; // of reads
@@ -301,7 +302,9 @@ class Model {
             if (wanted == body_gone) {
                 table.erase(wanted);
                 box->body_gone(wanted);
-            } else
+            } else if (bodies_lost.count(wanted) > 0)
+                box->body_lost(wanted);
+            else
                 box->give_body(wanted, slice(R"({"large": "longer than a short string"})"), false);
         }
     }

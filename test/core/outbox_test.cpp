@@ -243,6 +243,43 @@ TEST_F(OutboxTest, ABodyThatCouldNotBeLoadedIsAskedForAgain) {
     EXPECT_EQ(model.launches[uuid], 1);
 }
 
+// A restore loads the tables one after the other: what is not there yet comes before the countdown has ended.
+TEST_F(OutboxTest, APayloadThatIsMissingIsLookedForAgain) {
+    model.subscribe(1, url("/200"), 0.0, 5);
+    model.table_too_large = true;
+    Xid xid = model.begin();
+    Uuid lost = model.insert(xid, 1);
+    Uuid other = model.insert(xid, 1);
+    model.bodies_lost = {lost};
+    model.commit(xid);
+    ASSERT_TRUE(model.until([&] { return model.errors.count(lost) > 0; }));
+    EXPECT_EQ(model.errors[lost], "the payload is missing from whisperer.event");
+    model.bodies_lost.clear();
+    ASSERT_TRUE(model.until([&] { return model.empty(); }));
+    EXPECT_EQ(model.history[lost], core::Outcome::delivered);
+    EXPECT_GT(model.launches[lost], 1);
+    EXPECT_EQ(model.launches[other], 1);
+}
+
+// And a suspect without one does not keep the next from its turn.
+TEST_F(OutboxTest, APayloadThatNeverComesFailsItsDeliveryAlone) {
+    model.subscribe(1, url("/200"), 0.0, 2);
+    model.table_too_large = true;
+    Xid xid = model.begin();
+    Uuid lost = model.insert(xid, 1);
+    Uuid suspect = model.insert(xid, 1);
+    Uuid next = model.insert(xid, 1);
+    model.bodies_lost = {lost, suspect};
+    for (const Uuid &uuid : {suspect, next})
+        ASSERT_TRUE(model.box->add_suspect(uuid, {1, 1}));
+    model.commit(xid);
+    ASSERT_TRUE(model.until([&] { return model.empty(); }));
+    EXPECT_EQ(model.history[lost], core::Outcome::failed);
+    EXPECT_EQ(model.launches[lost], 2);
+    EXPECT_EQ(model.history[suspect], core::Outcome::failed);
+    EXPECT_EQ(model.history[next], core::Outcome::delivered);
+}
+
 TEST_F(OutboxTest, SuspectsGoOneAtATimeAndAreGivenUpAfterThreeCrashes) {
     model.subscribe(1, url("/200"));
     Xid xid = model.begin();

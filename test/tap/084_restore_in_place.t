@@ -106,6 +106,28 @@ probe();
 load(@data{qw(event delivery)}, $after);
 arrives('deliveries last');
 
+# A payload that several deliveries share may come after them: the attempt fails, and its countdown looks again.
+$receiver->forget;
+sql(qq{
+	SELECT whisperer.register_event_type('shared');
+	SELECT whisperer.subscribe('shared', '@{[$receiver->url('/shared/')]}' || n,
+		retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 1}}') FROM generate_series(1, 2) n});
+sql(q{BEGIN;
+	SELECT whisperer.deliver_event('{"id": 12}'::jsonb, 'shared');
+	CREATE TABLE loaded_later AS TABLE whisperer.event;
+	DELETE FROM whisperer.event;
+	COMMIT});
+my $without = q{FROM whisperer.pending WHERE error = 'the payload is missing from whisperer.event'};
+$node->poll_until('d', "SELECT count(*) $without", '2');
+is($receiver->count(path => "/shared/$_"), 0, "to $_ nothing is sent without its payload") for 1, 2;
+sql('INSERT INTO whisperer.event TABLE loaded_later');
+$node->wait_settled('d');
+for my $to (1, 2)
+{
+	my ($request) = $receiver->await("/shared/$to", 1);
+	like($request->{body}, qr/"id": 12/, "to $to it arrives when it has come");
+}
+
 # The net below: a row that a superuser changed without its number, or that came while triggers were disabled.
 $node->safe_psql('postgres', q{ALTER SYSTEM SET whisperer.safety_scan_interval = '1s'});
 $node->reload;
