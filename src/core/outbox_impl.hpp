@@ -1,8 +1,8 @@
 // Inside of the outbox, shared by its files: outbox.cpp (subscriptions), outbox_owners.cpp (whose they are),
 // outbox_states.cpp (what is known of receivers), outbox_turns.cpp (who may read), outbox_reading.cpp,
-// outbox_corrections.cpp (what the table changes under it), outbox_bodies.cpp, outbox_sending.cpp,
-// outbox_token.cpp, outbox_learning.cpp and outbox_results.cpp. Members that are not noexcept may throw
-// std::bad_alloc; the public functions in those files catch it.
+// outbox_corrections.cpp (what the table changes under it), outbox_bodies.cpp, outbox_slots.cpp (how many
+// requests, and whose), outbox_sending.cpp, outbox_token.cpp, outbox_learning.cpp and outbox_results.cpp.
+// Members that are not noexcept may throw std::bad_alloc; the public functions in those files catch it.
 #pragma once
 
 #include "core/outbox.hpp"
@@ -338,10 +338,7 @@ struct Outbox::Impl {
     void retry_written(Subscription *subscription, WallMicros due) noexcept;
     void trim(Subscription *subscription, size_t most) noexcept;
 
-    // outbox_sending.cpp
-    void make_ready(Subscription *subscription, bool first = false) noexcept;
-    bool may_send(const Subscription &subscription, WallMicros wall) const noexcept;
-    bool may_have_unrecorded(const Subscription &subscription) const noexcept;
+    // outbox_slots.cpp
     int most_in_flight(const Subscription &subscription) const noexcept;
     int slots_left() const noexcept;
     int guaranteed(Standing standing) const noexcept;
@@ -352,6 +349,11 @@ struct Outbox::Impl {
     bool leaves_enough(Subscription *subscription) noexcept;
     void end_crowd(size_t ended) noexcept;
     void set_standing(Subscription *subscription, Standing standing, bool stalled) noexcept;
+
+    // outbox_sending.cpp
+    void make_ready(Subscription *subscription, bool first = false) noexcept;
+    bool may_send(const Subscription &subscription, WallMicros wall) const noexcept;
+    bool may_have_unrecorded(const Subscription &subscription) const noexcept;
     // A null request: nothing is sent.
     Launch take_off(Item *item, HttpRequest *request, Micros now, WallMicros wall) noexcept;
     void count_requests(int change) noexcept;
