@@ -35,7 +35,7 @@ for my $round (1 .. Whisperer::Ledger::repetitions(10, 250))
 		# What waits for a time that is far off now.
 		my $waits = "FROM whisperer.pending WHERE next_attempt_at > clock_timestamp() + interval '$far'";
 		my $others = "FROM whisperer.pending WHERE next_attempt_at <= clock_timestamp() + interval '$far'";
-		$node->poll_until('postgres', "SELECT count(*) $others", '0', 30);
+		$ledger->none_left($others, 30);
 		my $waiting = $node->safe_psql('postgres', "SELECT count(whisperer.retry(uuid)) $waits");
 		note "$name: $waiting retries waited for the time that was written";
 		is($waiting, 0, "$name: none waits") if $day > $before;

@@ -90,6 +90,22 @@ sub new
 
 sub sql { my ($self, $statement) = @_; return $self->{node}->safe_psql($self->{database}, $statement); }
 
+# Waits until no delivery of these ("FROM whisperer.pending …") is there; who waits in vain says what is known of those that are.
+sub none_left
+{
+	my ($self, $which, $seconds) = @_;
+	return if eval { $self->{node}->poll_until($self->{database}, "SELECT count(*) $which", '0', $seconds) };
+	my $error = $@;
+	for my $known ("SELECT target_url, state, retry_count, error, count(*), min(next_attempt_at), max(next_attempt_at) $which
+			GROUP BY 1, 2, 3, 4",
+		'SELECT * FROM whisperer.workers', 'SELECT * FROM whisperer.subscription_health', 'SELECT * FROM whisperer.function_failures',
+		'SELECT kind, count(*) FROM whisperer.job GROUP BY kind', 'SELECT clock_timestamp()')
+	{
+		diag "$known:\n", $self->sql($known);
+	}
+	die $error;
+}
+
 # From here on rows are events. In one transaction: the table's lock makes a sharp boundary between the rows
 # before and those after.
 sub attach
