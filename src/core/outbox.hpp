@@ -127,6 +127,7 @@ struct AttemptResult {
     Micros elapsed;
     WallMicros attempted_at; // 0: no request was made (given up after crashes)
     WallMicros due;          // outcome retry
+    Xid xid;                 // of the row when the attempt began: another one now has been asked for meanwhile
 };
 
 // How often a delivery was in flight when the worker crashed.

@@ -9,7 +9,7 @@ namespace whisperer::core {
 
 bool Outbox::wants_adoptions(WallMicros now) const noexcept {
     const Guard guard(impl_->mutex);
-    return !impl_->adoptions.empty() && impl_->adoptions_again <= now;
+    return !impl_->adoptions.empty() && !moment_lasts(impl_->adoptions_again, now);
 }
 
 bool Outbox::next_adoption(Adoption *adoption, WallMicros now) noexcept {

@@ -41,6 +41,13 @@ using Guard = std::lock_guard<std::recursive_mutex>;
 enum class Standing : uint8_t { good, unknown, failing, hanging };
 constexpr size_t standings = 4;
 
+// What waits a moment, until a time of the wall clock. One that is further off was made before the clock was
+// put back, and is over.
+constexpr WallMicros longest_moment = 2 * 1000 * 1000;
+inline bool moment_lasts(WallMicros until, WallMicros now) noexcept {
+    return until > now && until - now <= longest_moment;
+}
+
 struct Subscription;
 using Line = std::list<Subscription *>;
 using Timers = std::set<std::pair<WallMicros, Subscription *>>;
@@ -76,6 +83,7 @@ struct Item {
     Subscription *subscription; // null once the subscription is gone
     int64_t subscription_id;
     int attempts = 0; // made, with the one whose result this holds
+    Xid xid = 0;      // of the row that the attempt is made for
     std::string event_type;
     std::string payload;
     bool whole_body = false;
@@ -167,6 +175,7 @@ struct Subscription : Told {
     WallMicros retry_due = INT64_MIN;
     Uuid retry_uuid{};
     WallMicros next_due = INT64_MIN;
+    bool retries_turn = true; // had the last place, where there was only one
     uint32_t reading_serial =
         0; // grows whenever reading begins again: what was planned before does not count then
     // Something was left to somebody else who is sending it: everything is read again then, whatever became
@@ -184,6 +193,7 @@ struct Subscription : Told {
     Micros last_progress = 0;
     int consecutive_failures = 0;
     WallMicros paused_until = 0;
+    WallMicros rests_until = 0; // a moment, after an attempt that could not even be made
     int last_status = 0;
     std::string last_error;
     bool state_urgent = false;
@@ -276,6 +286,7 @@ struct Outbox::Impl {
     size_t queued_bytes = 0;
     Micros last_stall_check = INT64_MIN / 2;
     Micros first_start = INT64_MIN;
+    WallMicros looked_at = 0; // by wants_read()
     WallMicros planned_at = 0;
     Micros clock_offset = INT64_MIN / 2; // wall clock less monotonic clock
 
@@ -319,6 +330,7 @@ struct Outbox::Impl {
 
     // outbox_turns.cpp
     int wanted_rows(const Subscription &subscription) const noexcept;
+    int wanted_new(Subscription *subscription) const noexcept;
     bool is_hungry(const Subscription &subscription, WallMicros now) const noexcept;
     void make_hungry(Subscription *subscription) noexcept;
     void set_timer(Subscription *subscription, WallMicros when) noexcept;

@@ -51,8 +51,10 @@ size_t Outbox::plan_new(NewRead *reads, size_t capacity) noexcept {
         std::vector<XidRange> ranges;
         for (box.reached = 0; box.reached < box.planning.size(); box.reached++) {
             Subscription *subscription = box.planning[box.reached];
-            int limit = box.wanted_rows(*subscription);
-            if (!subscription->unread || !subscription->sendable || limit == 0)
+            if (!subscription->unread || !subscription->sendable)
+                continue;
+            int limit = box.wanted_new(subscription);
+            if (limit == 0)
                 continue;
             if (subscription->read_to == nullptr) {
                 subscription->read_to = box.now_snapshot;
@@ -130,7 +132,10 @@ size_t Outbox::plan_retries(RetryRead *reads, size_t capacity, WallMicros now) n
 Item *Outbox::Impl::make_item(Subscription *subscription, const DeliveryRow &row) {
     auto [place, is_new] = items.try_emplace(row.uuid);
     if (!is_new) {
-        place->second->attempts = std::max(place->second->attempts, row.attempts);
+        Item &item = *place->second;
+        item.attempts = std::max(item.attempts, row.attempts);
+        if (item.attempted_at == 0)
+            item.xid = row.xid;
         return nullptr;
     }
     try {
@@ -139,6 +144,7 @@ Item *Outbox::Impl::make_item(Subscription *subscription, const DeliveryRow &row
         item->subscription = subscription;
         item->subscription_id = subscription->id;
         item->attempts = row.attempts;
+        item->xid = row.xid;
         item->event_type.assign(row.event_type.view());
         item->payload.assign(row.payload.view());
         item->whole_body = row.whole_body;

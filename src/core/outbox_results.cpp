@@ -26,7 +26,8 @@ AttemptResult Outbox::result(size_t index) const noexcept {
                          item.custom_countdown,
                          item.elapsed,
                          item.attempted_at,
-                         item.due};
+                         item.due,
+                         item.xid};
 }
 
 void Outbox::recorded(size_t index) noexcept {
@@ -51,7 +52,7 @@ void Outbox::Impl::add_result(Item *item) {
 // Never allocates: both lists have room for all.
 void Outbox::Impl::wake_postponed(WallMicros now) noexcept {
     auto due = std::partition(postponed.begin(), postponed.end(),
-                              [now](const Item *item) { return item->postponed_until > now; });
+                              [now](const Item *item) { return moment_lasts(item->postponed_until, now); });
     for (auto place = due; place != postponed.end(); ++place) {
         (*place)->postponed_until = 0;
         results.push_back(*place);
@@ -60,19 +61,13 @@ void Outbox::Impl::wake_postponed(WallMicros now) noexcept {
     postponed.erase(due, postponed.end());
 }
 
-// What waits a moment, beside due times of the wall clock, must not wait until a clock that was put back
-// shows that moment again.
+// Timers that were set for times which are far off now are set anew then.
 bool Outbox::Impl::clock_was_put_back(Micros now, WallMicros wall) noexcept {
     constexpr Micros tolerance = 1000 * 1000;
     const Micros offset = wall - now;
     const bool put_back = offset < clock_offset - tolerance;
     clock_offset = offset;
-    if (!put_back)
-        return false;
-    for (Item *item : postponed)
-        item->postponed_until = std::min(item->postponed_until, wall);
-    adoptions_again = std::min(adoptions_again, wall);
-    return true;
+    return put_back;
 }
 
 void Outbox::Impl::end_postponement(Subscription *subscription) noexcept {

@@ -35,7 +35,8 @@ void Outbox::Impl::make_ready(Subscription *subscription, bool first) noexcept {
 bool Outbox::Impl::may_send(const Subscription &subscription, WallMicros wall) const noexcept {
     return subscription.sendable && !subscription.queue.empty() &&
            subscription.in_flight < subscription.window && may_have_unrecorded(subscription) &&
-           subscription.paused_until <= wall && !subscription.token.asking;
+           subscription.paused_until <= wall && !moment_lasts(subscription.rests_until, wall) &&
+           !subscription.token.asking;
 }
 
 // Whoever has thousands of a subscription's rows locked, by an open unsubscribe() for instance, stops that
@@ -102,7 +103,7 @@ Launch Outbox::Impl::fail_unsent(Item *item, const char *why, Micros now, WallMi
     failed.failure = Failure::internal;
     failed.error = slice(why);
     item->attempts++;
-    item->subscription->paused_until = std::max(item->subscription->paused_until, wall + unsent_pause);
+    item->subscription->rests_until = wall + unsent_pause;
     try {
         conclude(item, failed, now, wall);
     } catch (const std::bad_alloc &) {
@@ -182,8 +183,8 @@ void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
         item->error = std::move(why);
         return;
     }
-    if (!subscription->sendable || subscription->paused_until > wall || subscription->token.asking ||
-        item->body_missing) {
+    if (!subscription->sendable || subscription->paused_until > wall ||
+        moment_lasts(subscription->rests_until, wall) || subscription->token.asking || item->body_missing) {
         if (item->body_missing)
             ask_body(item);
         if (suspect_queue.size() > 1) {
@@ -214,8 +215,13 @@ bool Outbox::Impl::start_one(Standing standing, Micros now, WallMicros wall) noe
             make_ready(subscription);
             continue;
         }
-        if (!may_send(*subscription, wall) || !leaves_enough(subscription))
-            continue; // it comes back when a slot is freed, its pause ends, or something is read
+        // It comes back when a slot is freed, its pause ends, or something is read.
+        if (!may_send(*subscription, wall)) {
+            arm(subscription, wall);
+            continue;
+        }
+        if (!leaves_enough(subscription))
+            continue;
         Item *item = subscription->queue.front();
         if (item->body_missing) {
             if (!ask_body(item)) // else give_body() makes it ready again
@@ -281,8 +287,13 @@ void Outbox::step(Micros now, WallMicros wall) noexcept {
     }
     box.engine->step(now);
     const Guard guard(box.mutex);
-    if (box.clock_was_put_back(now, wall))
+    if (box.clock_was_put_back(now, wall)) {
         mark_all_dirty(); // what was to be read again in a moment, too
+        for (auto &entry : box.subscriptions) {
+            box.arm(entry.second.get(), wall);
+            box.make_ready(entry.second.get());
+        }
+    }
     box.wake_postponed(wall);
     size_t before = box.requests;
     try {
@@ -318,7 +329,7 @@ int Outbox::timeout_ms(Micros now, WallMicros wall, bool sending) noexcept {
             at_most(short_of_memory_wait_ms);
         if (!box.timers.empty())
             until(box.timers.begin()->first);
-        if (!box.adoptions.empty() && box.adoptions_again > wall)
+        if (!box.adoptions.empty() && moment_lasts(box.adoptions_again, wall))
             until(box.adoptions_again);
         if (!box.suspect_queue.empty() && box.trials == 0)
             at_most(250);

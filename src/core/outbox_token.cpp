@@ -92,6 +92,7 @@ void Outbox::Impl::take_token(Item *item, const HttpResult &http, Micros now, Wa
         queue.push_front(item);
     }
     item->asks_token = false;
+    item->attempted_at = 0;
     leave_flight(item, now);
     land(item);
     if (!keep) {

@@ -244,5 +244,25 @@ TEST_F(OutboxFairness, LargeBodiesHoldUpNoSmallOnes) {
     }));
 }
 
+// A reading, in a transaction of the worker's, for each of many that fail would take minutes.
+TEST_F(OutboxFairness, SeveralOfThoseThatFailAreReadAtOnce) {
+    model.subscribe(1, url("/500"), 3600.0);
+    auto all = raise(1, 200);
+    int reads = 0;
+    model.after_finish = [&reads] { reads++; };
+    ASSERT_TRUE(model.until([&] { return model.launches.size() == all.size(); }));
+    EXPECT_LT(reads, 100);
+}
+
+// However many new ones there are.
+TEST_F(OutboxFairness, RetriesThatAreDueHaveTheirTurn) {
+    model.subscribe(1, url("/500"), 0.02, 1000);
+    auto first = raise(1, 1);
+    ASSERT_TRUE(model.until([&] { return model.table[first[0]].due != 0; }));
+    auto many = raise(1, 1000);
+    ASSERT_TRUE(model.until([&] { return model.launches.size() == many.size() + 1; }));
+    EXPECT_GE(model.launches[first[0]], 2);
+}
+
 } // namespace
 } // namespace whisperer::core::test

@@ -189,11 +189,11 @@ class Model {
                    std::chrono::steady_clock::now().time_since_epoch())
             .count();
     }
+    WallMicros wall() const { return mono() + clock_shift; }
     std::vector<Xid> running_xids() const { return {running.begin(), running.end()}; }
     Xid next() const { return next_xid; }
 
   private:
-    WallMicros wall() const { return mono() + clock_shift; }
 
     static int took_off(void *context, const Uuid &uuid, int64_t, bool alone, const CrashCount &) {
         const Memory own(false);

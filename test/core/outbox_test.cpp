@@ -147,19 +147,6 @@ TEST_F(OutboxTest, LockedRowsHoldUpNobodyAndAreRecordedLater) {
     EXPECT_EQ(model.launches[held], 1);
 }
 
-TEST_F(OutboxTest, AClockThatIsPutBackDelaysNoResult) {
-    model.subscribe(1, url("/200"));
-    Xid xid = model.begin();
-    Uuid held = model.insert(xid, 1);
-    model.locked.insert(held);
-    model.commit(xid);
-    ASSERT_TRUE(model.until([&] { return model.postponements > 0; }));
-    model.clock_shift = -86400 * second;
-    model.locked.clear();
-    ASSERT_TRUE(model.until([&] { return model.empty(); }));
-    EXPECT_EQ(model.launches[held], 1);
-}
-
 TEST_F(OutboxTest, GoneDeactivatesAndTheRestWaits) {
     model.subscribe(1, url("/410"));
     Xid xid = model.begin();
