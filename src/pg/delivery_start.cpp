@@ -8,6 +8,7 @@
 
 extern "C" {
 #include "common/pg_prng.h"
+#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -41,8 +42,17 @@ unsigned count_recalls(void *) {
     return pg_atomic_read_u32(&worker_storage.database->recalls);
 }
 
+// The postmaster says so, or one who plays its part: the server is stopped at once, or another process has
+// crashed. Not with SIGKILL: that is how the operating system ends a process whose memory it wants.
+void told_to_quit(int signal_number) {
+    journal_note_order();
+    SignalHandlerForCrashExit(signal_number);
+}
+
 // Before anything that the thread uses goes away.
 void stop_sending(int, Datum) {
+    if (ProcDiePending) // the second SIGTERM
+        journal_note_order();
     if (worker_storage.sending != nullptr)
         worker_storage.sending->stop();
 }
@@ -64,6 +74,7 @@ void make_worker(DeliveryWorker *worker) {
         roster_say_enabled(worker->database, setting_enabled);
     worker->journal =
         journal_open(MyDatabaseId, worker->self->shard, worker->self->shards, &suspects, &suspect_count);
+    pqsignal(SIGQUIT, told_to_quit);
     sender_make_room();
     if (worker->self->shard == 0)
         sender_check_ca_file();

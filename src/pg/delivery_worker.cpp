@@ -343,8 +343,10 @@ void wait_for_something(DeliveryWorker *worker) {
     for (int i = 0; i < count; i++) {
         if (occurred[i].events & WL_LATCH_SET)
             ResetLatch(MyLatch);
-        if (occurred[i].events & WL_POSTMASTER_DEATH)
+        if (occurred[i].events & WL_POSTMASTER_DEATH) {
+            journal_note_order();
             proc_exit(1);
+        }
     }
 }
 

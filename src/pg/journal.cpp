@@ -5,12 +5,14 @@
 #include "pg/roster.hpp"
 #include "pg/visibility.hpp"
 #include "pg/worker.hpp"
+#include "pg/worker_slots.hpp"
 
 #include <fcntl.h>
 #include <pthread.h>
 #include <unistd.h>
 
 extern "C" {
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "storage/fd.h"
@@ -23,7 +25,7 @@ namespace whisperer::pg {
 
 namespace {
 
-constexpr uint32 journal_magic = 0x57484a32; // "WHJ2"
+constexpr uint32 journal_magic = 0x57484a33; // "WHJ3"
 constexpr int journal_capacity = 4096;       // the largest whisperer.max_in_flight
 
 enum EntryState : uint32 {
@@ -47,6 +49,10 @@ bool flies(const Entry &entry) {
 struct JournalFile {
     uint32 magic;
     uint32 entry_size;
+    // A base backup takes the file along: what its origin had in flight is nothing to the server that is
+    // promoted from it.
+    uint32 timeline;
+    uint32 ordered_end; // 1: the worker was told to leave at once, which is no crash of its own
     Entry entries[journal_capacity];
 };
 
@@ -75,15 +81,17 @@ bool write_at(int fd, const void *data, size_t size, off_t offset) {
 }
 
 // All of a journal from its beginning; what cannot be read of it, or is none, is as good as empty. False: so
-// it is.
+// it is. Not in recovery, which has no timeline yet.
 bool read_file(int fd, JournalFile *file) {
     ssize_t got = read(fd, file, sizeof(*file));
-    bool good =
-        got == (ssize_t)sizeof(*file) && file->magic == journal_magic && file->entry_size == sizeof(Entry);
+    uint32 timeline = GetWALInsertionTimeLine();
+    bool good = got == (ssize_t)sizeof(*file) && file->magic == journal_magic &&
+                file->entry_size == sizeof(Entry) && file->timeline == timeline;
     if (!good) {
         memset(file, 0, sizeof(*file));
         file->magic = journal_magic;
         file->entry_size = sizeof(Entry);
+        file->timeline = timeline;
     }
     return good;
 }
@@ -98,6 +106,13 @@ bool read_journal(Oid database, int shard, JournalFile *copy) {
     bool good = read_file(fd, copy);
     CloseTransientFile(fd);
     return good;
+}
+
+// What a living worker of this database's shard has in flight. False: nothing, nor is anything on a standby.
+bool read_living(int shard, JournalFile *copy) {
+    return roster_this_database() != nullptr && !RecoveryInProgress() &&
+           (slot_shards_present(MyDatabaseId) & (1u << shard)) != 0 &&
+           read_journal(MyDatabaseId, shard, copy);
 }
 
 // The file, made if need be, open for as long as the process lives. Its blocks are allocated here, so that
@@ -125,7 +140,7 @@ void take_suspects(const JournalFile *file, Suspect *suspects, int *count, int c
         in_flight += flies(entry);
     for (const Entry &entry : file->entries) {
         core::CrashCount crashes = entry.before;
-        if (flies(entry)) {
+        if (flies(entry) && file->ordered_end == 0) {
             crashes.crashes++;
             crashes.alone += entry.state == ENTRY_ALONE || in_flight == 1;
         }
@@ -136,6 +151,7 @@ void take_suspects(const JournalFile *file, Suspect *suspects, int *count, int c
 
 // The suspects in the first entries, the rest free.
 void write_suspects(JournalFile *file, const Suspect *suspects, int count) {
+    file->ordered_end = 0;
     for (int i = 0; i < journal_capacity; i++) {
         Entry &entry = file->entries[i];
         if (i < count)
@@ -166,6 +182,9 @@ struct Journal {
 };
 
 namespace {
+
+// Of the open journal, for a signal handler.
+int open_journal = -1;
 
 // After a failure so much time must pass before one that goes well is taken for its end: on a disk that is
 // nearly full they alternate.
@@ -243,7 +262,14 @@ Journal *journal_open(Oid database, int shard, int shards, Suspect **suspects, i
     journal->free_count = journal_capacity - journal->suspect_entries;
     for (int i = 0; i < journal->free_count; i++)
         journal->free_entries[i] = journal_capacity - 1 - i; // the first entries are used first
+    open_journal = journal->fd;
     return journal;
+}
+
+void journal_note_order() {
+    static const uint32 ordered = 1;
+    if (open_journal >= 0)
+        (void)write_at(open_journal, &ordered, sizeof(ordered), (off_t)offsetof(JournalFile, ordered_end));
 }
 
 void journal_close(Journal *journal) {
@@ -252,6 +278,7 @@ void journal_close(Journal *journal) {
             free_entry(journal, slot);
     if (!mend(journal) && unlink(journal->path) != 0)
         ereport(LOG, errcode_for_file_access(), errmsg("could not remove file \"%s\": %m", journal->path));
+    open_journal = -1;
     close(journal->fd);
     ReleaseExternalFD();
     pfree(journal);
@@ -320,7 +347,7 @@ bool journal_has(const core::Uuid &uuid) {
     JournalFile *copy = (JournalFile *)palloc(sizeof(JournalFile));
     bool found = false;
     for (int shard = 0; shard < max_shards && !found; shard++) {
-        if (!read_journal(MyDatabaseId, shard, copy))
+        if (!read_living(shard, copy))
             continue;
         for (const Entry &entry : copy->entries)
             found = found || (flies(entry) && memcmp(entry.uuid.bytes, uuid.bytes, sizeof(uuid.bytes)) == 0);
@@ -347,7 +374,7 @@ WHISPERER_SQL_FUNCTION(whisperer_in_flight_list) {
     ReturnSetInfo *result = (ReturnSetInfo *)fcinfo->resultinfo;
     JournalFile *copy = (JournalFile *)palloc(sizeof(JournalFile));
     for (int shard = 0; shard < max_shards; shard++) {
-        if (!read_journal(MyDatabaseId, shard, copy))
+        if (!read_living(shard, copy))
             continue;
         for (const Entry &entry : copy->entries) {
             if (!flies(entry) || sight_of_subscription(fcinfo, entry.subscription) == Sight::none)

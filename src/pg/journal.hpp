@@ -16,7 +16,7 @@ namespace whisperer::pg {
 struct Journal;
 
 // Deliveries that were in flight when the last worker of this database and shard ended without closing its
-// journal.
+// journal, on this timeline. Their counts have grown by one, unless it was told to leave at once.
 struct Suspect {
     core::Uuid uuid;
     core::CrashCount count;
@@ -32,6 +32,11 @@ Journal *journal_open(Oid database, int shard, int shards, Suspect **suspects, i
 // After an orderly end nothing is a suspect.
 void journal_close(Journal *journal);
 
+// The process is told to leave at once (an immediate shutdown, a crash of another process, an administrator
+// in a hurry): it is not a crash of what it has in flight, which goes out again and is not counted. For a
+// signal handler, too.
+void journal_note_order();
+
 // As core::FlightRecorder wants them; context is the Journal. They write an entry to the operating system's
 // cache, a microsecond. One that cannot be written is a delivery that is sent and not remembered.
 int journal_took_off(void *journal, const core::Uuid &uuid, int64_t subscription, bool alone,
@@ -43,7 +48,7 @@ void journal_acquitted(void *journal, const core::Uuid &uuid);
 // log.
 void journal_tend(Journal *journal);
 
-// Does a worker of this database have the delivery in flight now? Reads files.
+// Does a living worker of this database have the delivery in flight now? Reads files.
 bool journal_has(const core::Uuid &uuid);
 
 // Removes the journals of a database, when it is known to be gone. Errors are ignored: a journal without a

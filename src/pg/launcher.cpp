@@ -147,7 +147,17 @@ void begin_anew(Entry *entry, int64 now) {
     entry->next_try = Min(entry->next_try, now);
 }
 
+// Failures of a set that ran for a while since are over.
+void forgive(Entry *entry, int64 now) {
+    if (entry->failures == 0 || now - entry->running_since < healthy_micros)
+        return;
+    entry->failures = 0;
+    memory_changed = true;
+}
+
 void set_stop(Entry *entry, int64 now) {
+    if (entry->state == DatabaseState::running)
+        forgive(entry, now);
     if (entry->look)
         begin_anew(entry, now);
     slot_stop(entry->database, STOP_RESTART);
@@ -164,9 +174,8 @@ void set_stopped(Entry *entry, int64 now) {
 }
 
 // A worker of a running set ended with an error, or did not even begin: another one after a while.
-void worker_start_again(Entry *entry, bool began, int64 uptime, int64 now) {
-    if (uptime >= healthy_micros)
-        entry->failures = 0;
+void worker_start_again(Entry *entry, bool began, int64 now) {
+    forgive(entry, now);
     entry->failures++;
     int64 wait = backoff_micros(entry->failures);
     entry->next_try = now + wait;
@@ -195,10 +204,10 @@ void process_ended(const SlotEnd &end, int64 now) {
     } else if (end.kind == WorkerKind::callback || end.kind == WorkerKind::countdown) {
         job_worker_ended(entry, end, now);
     } else if (end.kind == WorkerKind::delivery && entry->state == DatabaseState::running) {
-        int64 uptime = end.started ? now - entry->running_since : 0;
         if (end.exit_code != 0) {
-            worker_start_again(entry, true, uptime, now);
+            worker_start_again(entry, true, now);
         } else {
+            int64 uptime = end.started ? now - entry->running_since : 0;
             entry->quick_exits = uptime < second ? entry->quick_exits + 1 : 0;
             set_stop(entry, now);
         }
@@ -222,7 +231,7 @@ void process_not_started(WorkerKind kind, Oid database) {
     } else if (kind == WorkerKind::maintenance) {
         later(&entry->next_maintenance, now + 60 * second);
     } else if (kind == WorkerKind::delivery && now >= entry->next_try) { // once, of all that are missing
-        worker_start_again(entry, false, 0, now);
+        worker_start_again(entry, false, now);
     }
 }
 

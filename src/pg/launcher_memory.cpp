@@ -101,11 +101,13 @@ bool memory_write(const Entries *entries, bool leaving) {
     fputs(file_head().text, file);
     for (int i = 0; i < entries->count; i++) {
         const Entry &entry = entries->list[i];
-        bool running = !leaving && entry.state == DatabaseState::running;
-        if (!OidIsValid(entry.database) || (!running && entry.failures == 0))
+        bool runs = entry.state == DatabaseState::running;
+        bool running = !leaving && runs;
+        int failures = runs && now - entry.running_since >= healthy_micros ? 0 : entry.failures;
+        if (!OidIsValid(entry.database) || (!running && failures == 0))
             continue;
         int64 started = running ? wall - (now - entry.running_since) / 1000000 : 0;
-        fprintf(file, "%u %d %d %lld\n", entry.database, entry.failures, running ? 1 : 0,
+        fprintf(file, "%u %d %d %lld\n", entry.database, failures, running ? 1 : 0,
                 static_cast<long long>(started));
     }
     bool good = ferror(file) == 0;

@@ -49,7 +49,7 @@ Statement present_statement = {
 #define RESULT_TYPES                                                                                         \
     {                                                                                                        \
         UUIDARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, TEXTARRAYOID,    \
-            TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID                                         \
+            TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID, XID8ARRAYOID                           \
     }
 #define NEW_DATETIMES                                                                                        \
     "CASE WHEN r.attempted_at IS NULL THEN d.request_datetimes ELSE r.attempted_at || d.request_datetimes "  \
@@ -63,23 +63,23 @@ Statement present_statement = {
     "UPDATE whisperer.delivery d SET modified_date = $10, (attempts, response_http_status,"                  \
     " response_content, response_time, error, request_datetimes, " columns                                   \
     ") = (SELECT r.attempts, r.status, ($5)[r.n], " NEW_RESPONSE_TIME ", r.error, " NEW_DATETIMES            \
-    ", " values " FROM unnest($1, $3, $4, $6, $7, $8, $9) WITH ORDINALITY"                                   \
-    " AS r (uuid, attempts, status, elapsed, error, attempted_at, due, n) WHERE r.uuid = d.uuid)"            \
+    ", " values " FROM unnest($1, $3, $4, $6, $7, $8, $9, $11) WITH ORDINALITY"                              \
+    " AS r (uuid, attempts, status, elapsed, error, attempted_at, due, xid, n) WHERE r.uuid = d.uuid)"       \
     " WHERE d.uuid = ANY ($1)"
 // Somebody has asked for another attempt since this one began (whisperer.retry()): it is new work, and not
-// the countdown's. The row's first version, or its last retry(), is older than the attempt that it led to.
-#define ASKED_MEANWHILE "d.due IS NULL AND d.not_before IS NULL AND d.modified_date > r.attempted_at"
+// the countdown's. Told by the transaction and not by the time, since clocks are put back.
+#define ASKED_MEANWHILE "d.due IS NULL AND d.not_before IS NULL AND d.xid <> r.xid"
 Statement retry_statement = {
     RETRY_SQL("due, not_before, xid",
               "CASE WHEN " ASKED_MEANWHILE " THEN NULL ELSE r.due END, NULL::pg_catalog.timestamptz,"
               " CASE WHEN " ASKED_MEANWHILE
               " THEN pg_catalog.pg_current_xact_id() ELSE d.xid END") " RETURNING CASE WHEN due IS NULL THEN "
                                                                       "subscription_id END",
-    10, RESULT_TYPES, nullptr};
+    11, RESULT_TYPES, nullptr};
 // A session does not write `due`: the worker finds the row at the commit and waits for not_before.
 Statement hand_over_statement = {
     RETRY_SQL("due, not_before, xid", "NULL::pg_catalog.timestamptz, r.due, pg_catalog.pg_current_xact_id()"),
-    10, RESULT_TYPES, nullptr};
+    11, RESULT_TYPES, nullptr};
 
 // What was cancelled while it was in flight: the attempt belongs to its story, and if the receiver took it,
 // it is delivered.
@@ -89,7 +89,7 @@ Statement cancelled_statement = {
     ", error = r.error, request_datetimes = " NEW_DATETIMES ", modified_date = $10 FROM " RESULT_ARRAYS
     " WHERE d.uuid = r.uuid AND d.state = 'cancelled' AND d.uuid IN (SELECT h.uuid FROM whisperer.history h"
     " WHERE h.uuid = ANY ($1) FOR UPDATE SKIP LOCKED) RETURNING d.uuid",
-    10, RESULT_TYPES, nullptr};
+    11, RESULT_TYPES, nullptr};
 // Of those that were not written: what is there all the same. Somebody has the row locked, or has just made
 // it pending again.
 Statement kept_statement = {"SELECT uuid FROM whisperer.history WHERE uuid = ANY ($1) AND state = 'cancelled'"
@@ -202,7 +202,7 @@ struct Columns {
     int count;
     Datum uuid[results_at_once], state[results_at_once], attempts[results_at_once], status[results_at_once],
         content[results_at_once], elapsed[results_at_once], error[results_at_once],
-        attempted[results_at_once], due[results_at_once];
+        attempted[results_at_once], due[results_at_once], xid[results_at_once];
     bool no_status[results_at_once], no_error[results_at_once], no_attempt[results_at_once],
         no_due[results_at_once];
     core::Uuid uuids[results_at_once];
@@ -233,6 +233,7 @@ void add_column(Columns *columns, const core::AttemptResult &result, Fate fate) 
         result.attempted_at == 0 ? (Datum)0 : TimestampTzGetDatum(to_timestamp(result.attempted_at));
     columns->no_due[i] = fate != Fate::retry;
     columns->due[i] = fate != Fate::retry ? (Datum)0 : TimestampTzGetDatum(to_timestamp(result.due));
+    columns->xid[i] = UInt64GetDatum(result.xid);
 }
 
 // How many there are of that fate; the statement's rows, if it returns any, are the last result.
@@ -245,7 +246,7 @@ size_t write_fate(core::Outbox *box, Fate fate, Statement *statement) {
     size_t n = (size_t)columns->count;
     if (n == 0)
         return 0;
-    Datum arguments[10] = {array_of(columns->uuid, nullptr, n, UUIDOID),
+    Datum arguments[11] = {array_of(columns->uuid, nullptr, n, UUIDOID),
                            array_of(columns->state, nullptr, n, TEXTOID),
                            array_of(columns->attempts, nullptr, n, INT4OID),
                            array_of(columns->status, columns->no_status, n, INT4OID),
@@ -254,7 +255,8 @@ size_t write_fate(core::Outbox *box, Fate fate, Statement *statement) {
                            array_of(columns->error, columns->no_error, n, TEXTOID),
                            array_of(columns->attempted, columns->no_attempt, n, TIMESTAMPTZOID),
                            array_of(columns->due, columns->no_due, n, TIMESTAMPTZOID),
-                           TimestampTzGetDatum(GetCurrentTimestamp())};
+                           TimestampTzGetDatum(GetCurrentTimestamp()),
+                           array_of(columns->xid, nullptr, n, XID8OID)};
     internal_execute(statement, arguments);
     return n;
 }
