@@ -51,14 +51,22 @@ class Connection {
         const { early, cut, hang } = request.step;
         if (!early && cut !== 'head' && hang !== 'head') return;
         store.add(request, this.port, this.number, ++this.requests, false);
+        if (hang === 'head') return this.hangUnread(request.path);
         if (early === 'unread') this.socket.pause();
         perform(request.step, this, request, early ? 'request' : 'head');
     }
 
+    // No more of the body is taken than what may have come with the head; once released, it is read and answered.
+    hangUnread(path) {
+        this.socket.pause();
+        this.busy = true;
+        this.last = this.held(path).then(() => { if (!this.closed) this.socket.resume(); });
+    }
+
     onRequest(request) {
         const { early, cut, hang } = request.step;
-        if (this.closed || early || cut === 'head' || hang === 'head') return;
-        store.add(request, this.port, this.number, ++this.requests);
+        if (this.closed || early || cut === 'head') return;
+        if (hang !== 'head') store.add(request, this.port, this.number, ++this.requests);
         if (this.reuse && this.requests > 1) return this.cut(this.reuse);
         store.begin(request.path);
         // Requests on one connection are answered in their order.

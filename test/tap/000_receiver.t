@@ -81,6 +81,22 @@ $receiver->release('/hangs');
 $client->finish;
 is($output, 'at last', 'and goes on when released');
 
+# The same, and not reading: more than the sockets' buffers hold is not sent.
+unlink "$directory/large";
+append_to_file("$directory/large", 'x' x 8_000_000);
+$receiver->answer('/unread', { hang => 'head', body => 'at last' });
+my @large = ('-H', 'Expect:', '--data-binary', "\@$directory/large", $receiver->url('/unread'));
+my ($exit, $sent) = curl('-m', '1', '-o', '/dev/null', '-w', '%{size_upload}', @large);
+is($exit, 28, 'a body that is not read: no answer');
+cmp_ok($sent, '<', 8_000_000, '... and not all of it is taken');
+my $arrived = $receiver->count(path => '/unread');
+$output = '';
+$client = IPC::Run::start([ 'curl', '-sS', '--noproxy', '*', @large ], '>', \$output);
+$receiver->await('/unread', $arrived + 1);
+$receiver->release('/unread');
+$client->finish;
+is($output, 'at last', 'it is read, and answered, when released');
+
 # TLS, and ports that come and go.
 is((curl('--cacert', $certificate, '-d', 'x', $receiver->url('/tls', port => 'tls', scheme => 'https', host => 'localhost')))[0],
 	0, 'TLS');

@@ -1,4 +1,4 @@
-# Receivers that answer before they have read the request, and receivers that end a kept-alive connection each time just as it is
+# Receivers that answer before they have read the request, one that stops reading it and says nothing, and receivers that end a kept-alive connection each time just as it is
 # used again, under load: each delivery is answered once, and what is recorded is what was answered.
 use strict;
 use warnings;
@@ -12,7 +12,8 @@ my $node = Whisperer::Node->started('main', settings => "whisperer.max_payload_s
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 
 # ---- Answers to bodies of 8 MB, more than the sockets' buffers hold, of which only the head was read. 2xx: a receiver that wants
-# no more of it has it all the same. After an answer that is cut by a reset the kernel may have thrown it away.
+# no more of it has it all the same. After an answer that is cut by a reset the kernel may have thrown it away. Without an answer
+# the time-out holds for sending, too.
 my $lost = qr/^the response ended before it was whole: /;
 my $slow = qr/^the response was not complete within 3 s/;
 my %cases = (
@@ -23,13 +24,14 @@ my %cases = (
 	unread_413_close => [ { status => 413, early => 'unread', body => 'too large', close => \1 }, [ 413, qr/^the receiver answered with status 413$/, 'too large' ], [ undef, $lost ] ],
 	read_413_close => [ { status => 413, early => 'read', body => 'too large', close => \1 }, [ 413, qr/^the receiver answered with status 413$/, 'too large' ], [ undef, $lost ] ],
 	unread_410 => [ { status => 410, early => 'unread' }, [ 410, qr/^the receiver answered with status 410$/, '' ] ],
+	unread_silent => [ { hang => 'head' }, [ undef, qr/^no response within 3 s \(.* sent [1-7]?\d{4,6} bytes, received 0 bytes; / ] ],
 	unread_cut => [ { status => 200, early => 'unread', body => 'twohalves', cut => 'body' }, [ 200, $lost, 'twoh' ], [ undef, $lost ] ],
 );
 my $statements = '';
 for my $name (sort keys %cases)
 {
 	$receiver->answer("/$name", $cases{$name}[0], { status => 204 });
-	$statements .= qq{SELECT whisperer.register_event_type('$name'); SELECT whisperer.subscribe('$name', '@{[$receiver->url("/$name")]}', config => '{"request_timeout": @{[$name eq 'unread_200' ? 3 : 60]}}',
+	$statements .= qq{SELECT whisperer.register_event_type('$name'); SELECT whisperer.subscribe('$name', '@{[$receiver->url("/$name")]}', config => '{"request_timeout": @{[$name =~ /^unread_(?:200|silent)$/ ? 3 : 60]}}',
 		retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 1000}}');\n};
 }
 sql("$statements; SELECT whisperer.deliver_event(jsonb_build_object('x', repeat('x', 8000000)), event_type) FROM whisperer.event_types");
@@ -43,6 +45,10 @@ for my $name (sort keys %cases)
 	ok(scalar(grep { $same->($status, defined $_->[0] ? qr/^$_->[0]$/ : undef) && $same->($error, $_->[1]) && (!defined $_->[2] || $content eq $_->[2]) } @may), "$name: status, error and response")
 	  or diag(explain([ $status, $content, $error ]));
 	is($receiver->count(path => "/$name"), 1, '... sent once');
+	next unless $name eq 'unread_silent';
+	my $took = sql("SELECT extract(epoch FROM response_time) FROM whisperer.webhook_events WHERE event_type = '$name'");
+	cmp_ok($took, '>=', 3, '... and given up after its time');
+	cmp_ok($took, '<', $ENV{WHISPERER_POSTGRES} ? 60 : 13, '... not much later');
 }
 is(sql(q{SELECT string_agg(event_type, ' ') FROM whisperer.subscriptions WHERE NOT is_active}), 'unread_410', 'an early 410 deactivates its subscription, and no other');
 sql(q{SELECT whisperer.update_subscription(id, '{"config": {"request_timeout": 60}}') FROM whisperer.subscriptions; SELECT whisperer.retry(uuid) FROM whisperer.pending});
