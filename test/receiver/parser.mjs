@@ -31,6 +31,8 @@ export class RequestParser {
     }
 
     parseHead() {
+        // A TLS handshake, for instance, is no head that is not complete yet.
+        if (!/^[A-Za-z]/.test(this.buffer.latin1Slice(0, 1))) throw new Error('not HTTP');
         const end = this.buffer.indexOf(HEAD_END);
         if (end < 0) return false;
         const head = this.take(end + 4);

@@ -42,6 +42,7 @@ class Connection {
             this.parser.push(bytes);
         } catch (error) {
             process.stderr.write(`receiver: ${error.message}\n`);
+            this.write('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n');
             this.cut('close');
         }
     }
