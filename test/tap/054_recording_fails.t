@@ -1,10 +1,12 @@
 # Recording runs into errors, of one kind after another: the worker says it once, goes on with what is under way, tries again, and when
-# the obstacle is gone everything is recorded. It is the same process all the time, and nothing is sent again.
+# the obstacle is gone everything is recorded. It is the same process all the time, and nothing is sent again. One that is asked to leave
+# while it waits for a lock does not wait for as long as that is held.
 use strict;
 use warnings;
 
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(time);
 use Whisperer::Node;
 use Whisperer::Receiver;
 
@@ -63,6 +65,24 @@ for (@obstacles)
 	my %times;
 	$times{ $_->{id} }++ for $receiver->requests(brief => 1);
 	is(join(' ', sort map { $times{$_} // 0 } @uuids), join(' ', sort((1, 2) x $events)), "$says: and nothing was sent again");
+}
+
+# ---- Asked to leave while it waits for a lock: it does so within ten seconds, and the lock is still held then.
+{
+	my ($worker) = $node->delivery_pids('postgres');
+	$locker->query_safe('BEGIN; LOCK TABLE whisperer.subscription');
+	kill 'HUP', $worker; # it looks at its tables
+	$node->poll_until('postgres', "SELECT count(*) FROM pg_locks WHERE pid = $worker AND relation = 'whisperer.subscription'::regclass AND NOT granted", '1');
+	my $start = time();
+	is(sql("SELECT pg_terminate_backend($worker, 30000)"), 't', 'asked to leave while it waits for a lock: it leaves');
+	my $took = time() - $start;
+	note sprintf 'left after %.1f s', $took;
+	cmp_ok($took, '<', $ENV{WHISPERER_POSTGRES} ? 30 : 20, '... after ten seconds at the latest');
+	$locker->query_safe('COMMIT');
+	isnt(($node->delivery_pids('postgres'))[0], $worker, 'there is another one');
+	sql(q{SELECT whisperer.deliver_event('{}'::jsonb, 't')});
+	$node->wait_settled;
+	is(sql('SELECT sum(pending) FROM whisperer.subscription_health'), '0', '... which does its work');
 }
 $locker->quit;
 $node->stop;
