@@ -1,4 +1,4 @@
-# 50,000 deliveries wait for a receiver that hangs, another 50,000 events are being written: somebody else's delivery is made at once,
+# 50,000 deliveries (half a million in `make test-long`) wait for a receiver that hangs, as many again are being written: somebody else's delivery is made at once,
 # also just after the worker has started, and the worker's memory does not grow with what waits.
 use strict;
 use warnings;
@@ -10,7 +10,7 @@ use Whisperer::Node;
 use Whisperer::Processes qw(private_memory);
 use Whisperer::Receiver;
 
-my $waiting = 50_000;
+my $waiting = $ENV{WHISPERER_LONG} ? 500_000 : 50_000;
 my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->started('main', settings => "max_wal_size = 4GB\nwhisperer.request_timeout = 600");
 sub sql { return $node->safe_psql('postgres', $_[0]); }
