@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use IPC::Run qw(run);
 use Test::More;
 use Whisperer::Node;
 use Whisperer::Receiver;
@@ -108,6 +109,19 @@ is(ids('/sent'), '2 3 4', 'on: the rest arrives, each once');
 is(ids('/paid'), '7', 'and what had arrived does not: only what is new');
 is($copy->safe_psql('postgres', q{SELECT string_agg(state || ' ' || n, ', ' ORDER BY state)
 	FROM (SELECT state, count(*) AS n FROM whisperer.webhook_events GROUP BY state) s}), 'cancelled 1, delivered 5', 'as the copy says');
+
+# As pg_rewind starts a server that was not shut down cleanly: in single-user mode nothing is sent of what a start sends.
+set($copy, 'SET whisperer.enabled = off');
+disabled($copy, 'postgres');
+deliver($copy, 'postgres', 'paid', 8);
+$copy->safe_psql('postgres', 'ALTER SYSTEM RESET whisperer.enabled');
+$copy->stop('immediate');
+my $said = '';
+ok(run([ 'postgres', '--single', '-F', '-D', $copy->data_dir, 'template1' ], '<', \'', '>&', \$said), 'single-user mode') or diag($said);
+is(ids('/paid'), '7', 'sends nothing');
+$copy->start;
+$copy->wait_settled;
+is(ids('/paid'), '7 8', 'and a start does');
 $copy->stop;
 
 # --- the library not preloaded in the copy
