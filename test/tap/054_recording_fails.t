@@ -67,22 +67,37 @@ for (@obstacles)
 	is(join(' ', sort map { $times{$_} // 0 } @uuids), join(' ', sort((1, 2) x $events)), "$says: and nothing was sent again");
 }
 
-# ---- Asked to leave while it waits for a lock: it does so within ten seconds, and the lock is still held then.
+# ---- Asked to leave while it waits for a lock: it does so within ten seconds, and the lock is still held then; also with a request in
+# flight, and with results that cannot be recorded.
+sql(q{SELECT whisperer.register_event_type('hangs')});
+sql(qq{SELECT whisperer.subscribe('hangs', '@{[$receiver->url('/hangs')]}', config => '{"request_timeout": 300}')});
+$receiver->behave(path => '/hangs', per => 'webhook-id', steps => [ { hang => 'request' }, { status => 200 } ]);
+my $looks = sub { kill 'HUP', $_[0] }; # at its tables
+my $records = sub { sql(q{SELECT whisperer.deliver_event('{}'::jsonb, 't')}) };
+for my $case ([ 'reading', 0, 'subscription', $looks ], [ 'reading, a request in flight', 1, 'subscription', $looks ],
+	[ 'recording', 0, 'history', $records ], [ 'recording, a request in flight', 1, 'history', $records ],
+	[ 'recording, statistics too', 0, 'history, whisperer.statistics_total, whisperer.statistics_prepared', $records ])
 {
+	my ($name, $in_flight, $tables, $make_it_wait) = @$case;
 	my ($worker) = $node->delivery_pids('postgres');
-	$locker->query_safe('BEGIN; LOCK TABLE whisperer.subscription');
-	kill 'HUP', $worker; # it looks at its tables
-	$node->poll_until('postgres', "SELECT count(*) FROM pg_locks WHERE pid = $worker AND relation = 'whisperer.subscription'::regclass AND NOT granted", '1');
+	my $arrived = $receiver->count(path => '/hangs');
+	if ($in_flight)
+	{
+		sql(q{SELECT whisperer.deliver_event('{}'::jsonb, 'hangs')});
+		$receiver->await('/hangs', $arrived + 1);
+	}
+	$locker->query_safe("BEGIN; LOCK TABLE whisperer.$tables");
+	$make_it_wait->($worker);
+	$node->poll_until('postgres', "SELECT count(*) FROM pg_locks WHERE pid = $worker AND NOT granted", '1');
 	my $start = time();
-	is(sql("SELECT pg_terminate_backend($worker, 30000)"), 't', 'asked to leave while it waits for a lock: it leaves');
+	is(sql("SELECT pg_terminate_backend($worker, 60000)"), 't', "$name: the worker leaves");
 	my $took = time() - $start;
-	note sprintf 'left after %.1f s', $took;
-	cmp_ok($took, '<', $ENV{WHISPERER_POSTGRES} ? 30 : 20, '... after ten seconds at the latest');
+	note sprintf '%s: left after %.1f s', $name, $took;
+	cmp_ok($took, '<', $ENV{WHISPERER_POSTGRES} ? 30 : 18, '... after ten seconds at the latest');
 	$locker->query_safe('COMMIT');
-	isnt(($node->delivery_pids('postgres'))[0], $worker, 'there is another one');
-	sql(q{SELECT whisperer.deliver_event('{}'::jsonb, 't')});
+	isnt(($node->delivery_pids('postgres'))[0], $worker, '... another one comes');
 	$node->wait_settled;
-	is(sql('SELECT sum(pending) FROM whisperer.subscription_health'), '0', '... which does its work');
+	is(sql('SELECT sum(pending) FROM whisperer.subscription_health'), '0', '... and does its work');
 }
 $locker->quit;
 $node->stop;
