@@ -34,8 +34,9 @@ PG_CXXFLAGS    = $(LANGUAGE_FLAGS) -Wall -Wextra -MMD -MP
 ifneq ($(or $(CI),$(WERROR)),)
 PG_CXXFLAGS   += -Werror
 endif
-# PostgreSQL links with the C compiler, which does not know of C++'s library.
-SHLIB_LINK     = -lcurl -lssl -lcrypto -lstdc++ -Wl,--version-script=src/whisperer.map
+# PostgreSQL links with the C compiler, which does not know of C++'s library.  Before glibc 2.34 timers
+# were in a library of their own, librt.
+SHLIB_LINK     = -lcurl -lssl -lcrypto -lstdc++ -lrt -Wl,--version-script=src/whisperer.map
 
 # No LLVM bitcode unless asked for with "make WITH_LLVM=yes" (the same clang as PostgreSQL's is
 # needed then).  Bitcode lets the JIT inline a function into a query; ours all go through SPI or the

@@ -4,9 +4,11 @@
 
 extern "C" {
 #include "storage/ipc.h"
-#include "utils/timeout.h"
-#include "utils/timestamp.h"
+#include "storage/latch.h"
 }
+
+#include <signal.h>
+#include <time.h>
 
 namespace whisperer::pg {
 
@@ -22,7 +24,7 @@ constexpr int64 stop_patience = 500 * 1000;
 struct Guard {
     WorkerSelf *self;
     JobKind kind;
-    TimeoutId timer;
+    timer_t timer;
     JobKey job;
     int64 started;
     int64 limit;
@@ -40,11 +42,13 @@ void cancel_call(GuardEnd why) {
     guard.end = why;
     QueryCancelPending = true;
     InterruptPending = true;
+    SetLatch(MyLatch);
 }
 
 void end_process() {
     ProcDiePending = true;
     InterruptPending = true;
+    SetLatch(MyLatch);
 }
 
 // Everybody else's work, if there is any, needs another process.
@@ -80,8 +84,32 @@ void tick() {
         cancel_call(GuardEnd::limit);
 }
 
-// Before the slot is given back, so that whoever does this owner's jobs next knows.
+void handle_tick(SIGNAL_ARGS) {
+    int saved_errno = errno;
+    (void)postgres_signal_arg;
+    tick();
+    errno = saved_errno;
+}
+
+// PostgreSQL uses none of these, and makes nothing of SIGUSR2 in a process like this one. But a function may
+// bring a whole runtime into it: Java's takes SIGUSR2 for itself, .NET's the first of these.
+int tick_signal() {
+    return SIGRTMIN + 1;
+}
+
+// Every so many microseconds; 0: not any more.
+bool set_timer(int64 step) {
+    struct itimerspec time = {};
+    time.it_value.tv_sec = time.it_interval.tv_sec = step / 1000000;
+    time.it_value.tv_nsec = time.it_interval.tv_nsec = step % 1000000 * 1000;
+    return timer_settime(guard.timer, 0, &time, nullptr) == 0;
+}
+
+// Before the slot is given back, so that whoever does this owner's jobs next knows; and then it is no longer
+// ours to look at.
 void at_exit(int, Datum) {
+    guard.armed = 0;
+    (void)set_timer(0);
     if (!guard.ending)
         return;
     guard.self->slot->overrun = true;
@@ -93,7 +121,15 @@ void at_exit(int, Datum) {
 void guard_init(WorkerSelf *self, JobKind kind) {
     guard.self = self;
     guard.kind = kind;
-    guard.timer = RegisterTimeout(USER_TIMEOUT, tick);
+    pqsignal(tick_signal(), handle_tick);
+    struct sigevent event = {};
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = tick_signal();
+    // PostgreSQL's own timers compare times of the wall clock: put back, it would stop the ticks until it is
+    // as late again.
+    if (timer_create(CLOCK_MONOTONIC, &event, &guard.timer) != 0)
+        ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+                errmsg("could not create a timer for the functions to be called: %m"));
     on_shmem_exit(at_exit, (Datum)0);
 }
 
@@ -108,14 +144,15 @@ void guard_begin(const JobKey &job, int64 limit, bool others_wait, uint32 jobs_s
     guard.end = GuardEnd::in_time;
     guard.armed = 1;
     int64 step = Max(Min(longest_tick, limit / 5), INT64CONST(1000));
-    enable_timeout_every(guard.timer, GetCurrentTimestamp() + step, static_cast<int>(step / 1000));
+    if (!set_timer(step))
+        elog(ERROR, "could not set a timer: %m");
 }
 
 GuardEnd guard_end() {
     if (!guard.armed)
         return GuardEnd::in_time;
     guard.armed = 0;
-    disable_timeout(guard.timer, false);
+    (void)set_timer(0);
     QueryCancelPending = false;
     GuardEnd end = guard.end;
     if (end == GuardEnd::in_time && monotonic_micros() - guard.started >= guard.limit)

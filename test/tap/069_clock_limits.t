@@ -1,0 +1,80 @@
+# The wall clock jumps a day while something has a limit of time: the limit stays what it was.  A user's function is cancelled, or
+# its process ended, and meanwhile it holds up nobody.
+use strict;
+use warnings;
+
+use Test::More;
+use Whisperer::Clock;
+use Whisperer::Node;
+use Whisperer::Receiver;
+
+my $receiver = Whisperer::Receiver->new;
+my $node = Whisperer::Node->new('main');
+$node->init(settings => 'whisperer.callback_timeout = 1min');
+my $clock = Whisperer::Clock->new;
+$clock->preloaded(sub { $node->start });
+$node->create_whisperer('postgres');
+
+# A day is not waited for.
+my $patience = 60;
+
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+sub deliver { return sql("SELECT (whisperer.deliver_event('{}'::jsonb, '$_[0]'))[1]"); }
+sub soon
+{
+	my ($query, $expected, $name) = @_;
+	return ok(eval { $node->poll_until('postgres', $query, $expected, $patience) }, $name) || diag $@;
+}
+
+sql(q{
+	CREATE ROLE alice; CREATE ROLE bob; CREATE ROLE carol;
+	CREATE TABLE called (role text);
+	GRANT INSERT ON called TO PUBLIC;
+	CREATE FUNCTION note(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'INSERT INTO public.called VALUES (current_user)';
+	CREATE FUNCTION sleeps(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(600)'; -- tested: sleeps
+	CREATE FUNCTION swallows(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
+		$$ BEGIN LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$}); # tested: sleeps
+
+# Of an event type of its own.
+sub subscribe
+{
+	my ($role, $type, $callback) = @_;
+	sql("SELECT whisperer.register_event_type('$type')");
+	my $id = sql("SELECT whisperer.subscribe('$type', '" . $receiver->url("/$type") . "', callback => '$callback')");
+	sql("UPDATE whisperer.subscription SET owner_oid = '$role'::regrole, owner_name = '$role', change_xid = pg_current_xact_id()
+		WHERE id = $id");
+	return $id;
+}
+my $sleeping = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'};
+
+# A call that is slow, but not too slow yet.
+$clock->set(1);
+my $slow = subscribe('alice', 'slow', 'sleeps');
+subscribe('carol', 'quick', 'note');
+deliver('slow');
+$node->poll_until('postgres', $sleeping, '1');
+$clock->set(0);
+deliver('quick');
+soon(q{SELECT count(*) FROM called WHERE role = 'carol'}, '1', 'the clock was put back during a call: others are served by another process');
+# What stops the database's processes stops that call, too; the next one is another.
+sql(q{CREATE OR REPLACE FUNCTION sleeps(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'INSERT INTO public.called VALUES (current_user)'});
+sql($_) for q{ALTER SYSTEM SET whisperer.callback_timeout = '5s'}, q{ALTER SYSTEM SET whisperer.workers = 2}, 'SELECT pg_reload_conf()';
+soon(q{SELECT count(*) FROM called WHERE role = 'alice'}, '1', '... a stop is heard');
+is(sql("SELECT count(*) FROM whisperer.function_failures WHERE subscription_id = $slow"), '0', '... and is no failure');
+
+# Calls that are too slow, with time enough to put the clock back before they are.
+$node->poll_until('postgres', 'SHOW whisperer.callback_timeout', '5s');
+sql(q{CREATE OR REPLACE FUNCTION sleeps(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(600)'}); # tested: sleeps
+$clock->set(1);
+my %error = (
+	sleeps => 'took longer than whisperer.callback_timeout (5 s)',
+	swallows => 'took longer than twice whisperer.callback_timeout (5 s) and ignored its cancellation; its process was ended');
+my %id = (sleeps => subscribe('alice', 'too_slow', 'sleeps'), swallows => subscribe('bob', 'swallowed', 'swallows'));
+deliver($_) for qw(too_slow swallowed);
+$node->poll_until('postgres', $sleeping, '2');
+$clock->set(0);
+soon("SELECT error FROM whisperer.function_failures WHERE subscription_id = $id{$_}", $error{$_}, "... a call that $_ has its limit")
+  for sort keys %id;
+
+$node->stop;
+done_testing();
