@@ -8,6 +8,7 @@
 #include "pg/settle_wait.hpp"
 #include "pg/visibility.hpp"
 #include "pg/wake.hpp"
+#include "pg/worker.hpp"
 
 extern "C" {
 #include "catalog/pg_type.h"
@@ -26,15 +27,20 @@ namespace {
 
 // A broadcast that was missed (the worker died between its commit and the broadcast) costs this much at most.
 constexpr long recheck_ms = 1000;
+constexpr int64 for_ever = PG_INT64_MAX;
 
 Statement snapshot_now = {"SELECT pg_catalog.pg_current_snapshot()", 0, {}, nullptr};
 
 // Was it there at the call? $1: the snapshot of the call, $3: its time. A delivery that was attempted may
 // have been handed to the worker anew since, by retry() or by the process of a custom countdown, under the
-// transaction of that: then it is told by when it was raised.
+// transaction of that: then it is told by when it was raised. One that was raised in what is the future now
+// was so before the clock was put back; most likely before the call, too.
+#define RAISED_BEFORE(row)                                                                                   \
+    "(" row ".created_date OPERATOR(pg_catalog.<) $3"                                                        \
+    " OR " row ".created_date OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp())"
 #define THERE_AT_CALL(row)                                                                                   \
     "(pg_catalog.pg_visible_in_snapshot(" row ".xid, $1)"                                                    \
-    " OR " row ".attempts OPERATOR(pg_catalog.>) 0 AND " row ".created_date OPERATOR(pg_catalog.<) $3)"
+    " OR " row ".attempts OPERATOR(pg_catalog.>) 0 AND " RAISED_BEFORE(row) ")"
 
 // $2: subscriptions visible, or null for all. For each subscription the retry that is due last, or else the
 // newest first attempt: both at the far ends of their indexes, where the rows already finished are not; or
@@ -50,8 +56,9 @@ Statement find_witness = {
              " AND pg_catalog.pg_visible_in_snapshot(n.xid, $1) ORDER BY n.xid DESC, n.uuid DESC LIMIT 1)"
              " UNION ALL "
              "(SELECT a.uuid FROM whisperer.delivery a WHERE a.subscription_id = s.id AND a.due IS NULL"
-             " AND a.attempts OPERATOR(pg_catalog.>) 0 AND a.created_date OPERATOR(pg_catalog.<) $3 LIMIT 1)"
-             ") d WHERE $2 IS NULL OR s.id = ANY ($2) LIMIT 1",
+             " AND a.attempts OPERATOR(pg_catalog.>) 0 AND " RAISED_BEFORE(
+                 "a") " LIMIT 1)"
+                      ") d WHERE $2 IS NULL OR s.id = ANY ($2) LIMIT 1",
     3,
     {PG_SNAPSHOTOID, INT8ARRAYOID, TIMESTAMPTZOID},
     nullptr};
@@ -62,6 +69,7 @@ Statement see_witness = {"SELECT 1 FROM whisperer.delivery d WHERE d.uuid = $2 A
                          nullptr};
 
 #undef THERE_AT_CALL
+#undef RAISED_BEFORE
 
 struct Wait {
     Datum at_call; // pg_snapshot
@@ -121,9 +129,9 @@ bool all_settled(Wait *wait) {
     return !wait->has_witness;
 }
 
-long milliseconds_left(TimestampTz deadline) {
-    return deadline == DT_NOEND ? recheck_ms
-                                : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+// Until the next look.
+long milliseconds_to_wait(int64 left) {
+    return left >= recheck_ms * 1000 ? recheck_ms : static_cast<long>((left + 999) / 1000);
 }
 
 // Where there is no condition variable to wait on, because the database has no place in shared memory.
@@ -135,15 +143,17 @@ void wait_without_slot(long timeout_ms) {
     CHECK_FOR_INTERRUPTS();
 }
 
-// The deadline of a timeout from now; a hundred thousand years are taken for ever, since adding them might
-// overflow.
-TimestampTz deadline_after(Interval *timeout) {
-    Interval for_ever = {0, 0, 12 * 100000};
+// The deadline of a timeout from now, as monotonic_micros() counts: how long its months and days are the
+// calendar says, once. A hundred thousand years are taken for ever, since adding them might overflow.
+int64 deadline_after(Interval *timeout) {
+    Interval too_long = {0, 0, 12 * 100000};
     if (DatumGetInt32(
-            DirectFunctionCall2(interval_cmp, IntervalPGetDatum(timeout), IntervalPGetDatum(&for_ever))) > 0)
-        return DT_NOEND;
-    return DatumGetTimestampTz(DirectFunctionCall2(
-        timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), IntervalPGetDatum(timeout)));
+            DirectFunctionCall2(interval_cmp, IntervalPGetDatum(timeout), IntervalPGetDatum(&too_long))) > 0)
+        return for_ever;
+    TimestampTz now = GetCurrentTimestamp();
+    TimestampTz then = DatumGetTimestampTz(
+        DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now), IntervalPGetDatum(timeout)));
+    return monotonic_micros() + (then - now);
 }
 
 void check_timeout(Interval *timeout) {
@@ -159,7 +169,7 @@ void check_timeout(Interval *timeout) {
 
 } // namespace
 
-bool wait_until_settled(Oid caller, TimestampTz deadline) {
+bool wait_until_settled(Oid caller, int64 deadline) {
     Wait wait;
     wait_start(&wait, caller);
     bool settled;
@@ -167,13 +177,13 @@ bool wait_until_settled(Oid caller, TimestampTz deadline) {
         // Before the look: what settles after it is then a broadcast that the wait sees.
         bool signalled = roster_settled_prepare();
         settled = all_settled(&wait);
-        long left = milliseconds_left(deadline);
+        int64 left = deadline - monotonic_micros();
         if (settled || left <= 0)
             break;
         if (signalled)
-            (void)roster_settled_wait(Min(left, recheck_ms));
+            (void)roster_settled_wait(milliseconds_to_wait(left));
         else
-            wait_without_slot(Min(left, recheck_ms));
+            wait_without_slot(milliseconds_to_wait(left));
     }
     roster_settled_cancel();
     return settled;

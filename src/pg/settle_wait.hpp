@@ -12,14 +12,10 @@
 
 #include "pg/prelude.hpp"
 
-extern "C" {
-#include "datatype/timestamp.h"
-}
-
 namespace whisperer::pg {
 
-// True when all are settled, false at the deadline (DT_NOEND: none). For a caller whose right to call was
-// checked.
-bool wait_until_settled(Oid caller, TimestampTz deadline);
+// True when all are settled, false at the deadline, which is one of monotonic_micros(). For a caller whose
+// right to call was checked.
+bool wait_until_settled(Oid caller, int64 deadline);
 
 } // namespace whisperer::pg

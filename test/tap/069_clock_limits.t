@@ -1,12 +1,14 @@
 # The wall clock jumps a day while something has a limit of time: the limit stays what it was.  A user's function is cancelled, or
-# its process ended, and meanwhile it holds up nobody.
+# its process ended, and meanwhile holds up nobody; wait_until_settled() waits as long as it was told, and for all it was told to.
 use strict;
 use warnings;
 
 use Test::More;
+use Time::HiRes qw(time);
 use Whisperer::Clock;
 use Whisperer::Node;
 use Whisperer::Receiver;
+use Whisperer::Session;
 
 my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->new('main');
@@ -75,6 +77,46 @@ $node->poll_until('postgres', $sleeping, '2');
 $clock->set(0);
 soon("SELECT error FROM whisperer.function_failures WHERE subscription_id = $id{$_}", $error{$_}, "... a call that $_ has its limit")
   for sort keys %id;
+
+# Time to wait for what does not come.
+my $time = 10;
+my $wait = "SELECT whisperer.wait_until_settled('$time s')";
+sub waits { my $session = Whisperer::Session->new($node, $_[0])->start($wait); $session->until_it_waits('Extension'); return $session; }
+sub answer
+{
+	my ($session) = @_;
+	local $PostgreSQL::Test::Utils::timeout_default = $patience;
+	return eval { $session->finish } // 'none';
+}
+$node->wait_settled;
+$receiver->answer('/hangs', { hang => 'request', status => 500 }, { hang => 'request' });
+sql(q{SELECT whisperer.register_event_type('hangs')});
+sql(q{SELECT whisperer.subscribe('hangs', '} . $receiver->url('/hangs') . q{', config => '{"timeout": 300}',
+	retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 3600}}')});
+$clock->set(1);
+my $uuid = deliver('hangs');
+$receiver->await('/hangs', 1);
+my $session = waits('back');
+$clock->set(0);
+is(answer($session), 'f', 'wait_until_settled(): the clock was put back, its time is up all the same');
+my $start = time();
+$session = waits('forward');
+$clock->set(1);
+is(answer($session), 'f', '... put forward');
+cmp_ok(time() - $start, '>=', $time, '... its time is not up at once');
+
+# It was raised a day ahead, and is handed to the worker anew during the wait: waited for all the same.
+$receiver->release('/hangs');
+$node->poll_until('postgres', "SELECT attempts FROM whisperer.delivery WHERE uuid = '$uuid' AND due IS NOT NULL", '1');
+$clock->set(0);
+is(sql("SELECT created_date > clock_timestamp() FROM whisperer.delivery WHERE uuid = '$uuid'"), 't', 'a delivery of tomorrow');
+$session = waits('tomorrow');
+sql("SELECT whisperer.retry('$uuid')");
+$receiver->await('/hangs', 2);
+is(answer($session), 'f', '... that is retried is waited for');
+$receiver->release('/hangs');
+$node->wait_settled;
+is(sql("SELECT state FROM whisperer.history WHERE uuid = '$uuid'"), 'delivered', '... until it is settled');
 
 $node->stop;
 done_testing();
