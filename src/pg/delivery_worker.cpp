@@ -23,6 +23,7 @@ extern "C" {
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "utils/memutils.h"
+#include "utils/guc.h"
 }
 
 namespace whisperer::pg {
@@ -45,6 +46,9 @@ constexpr int64 finish_interval = 50 * 1000;
 // A server that shuts down does not wait for slow receivers: what is still in flight then is sent again, with
 // the same id.
 constexpr int64 shutdown_patience = 1000 * 1000;
+// After it was asked to, whatever locks others hold.
+constexpr int64 leave_within = 10 * 1000 * 1000;
+constexpr int64 least_lock_wait = 100 * 1000;
 
 // Times are of the monotonic clock, microseconds.
 struct Loop {
@@ -366,9 +370,19 @@ void turn(DeliveryWorker *worker) {
     MemoryContextReset(CurrentMemoryContext);
 }
 
+// Each transaction would wait for a lock that somebody holds, and there are several.
+void limit_lock_waits(int64 until) {
+    int64 left = Max(until - monotonic_micros(), least_lock_wait);
+    char text[32];
+    snprintf(text, sizeof(text), "%lld", (long long)(left / 1000));
+    SetConfigOption("lock_timeout", text, PGC_USERSET, PGC_S_OVERRIDE);
+}
+
 // Nothing new is started; what is in flight may end until the patience does; results are recorded.
 void finish(DeliveryWorker *worker) {
     loop.finishing = true;
+    int64 asked_at = worker_asked_to_leave_at();
+    int64 leave_by = (asked_at != 0 ? asked_at : monotonic_micros()) + leave_within;
     wake_sending(worker); // nothing starts from now on
     int64 patience = shutdown_patience;
     StopReason reason = worker_stop_reason(worker->self);
@@ -380,16 +394,20 @@ void finish(DeliveryWorker *worker) {
                     1e6);
     int64 deadline = monotonic_micros() + patience;
     while (worker->box->in_flight() > 0 && monotonic_micros() < deadline &&
-           worker_stop_reason(worker->self) != STOP_BARRED)
+           worker_stop_reason(worker->self) != STOP_BARRED) {
+        limit_lock_waits(leave_by);
         turn(worker);
+    }
     worker->sending->stop();
     for (size_t left = worker->box->result_count(); left > 0;) {
+        limit_lock_waits(leave_by);
         record(worker, monotonic_micros());
         size_t now_left = worker->box->result_count();
         if (now_left >= left)
             break; // locked rows, or the tables cannot be written: they are sent again
         left = now_left;
     }
+    limit_lock_waits(leave_by);
     if (saves_statistics(worker))
         (void)save_statistics(worker);
     journal_close(worker->journal);

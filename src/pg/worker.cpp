@@ -156,6 +156,10 @@ int64 monotonic_micros() {
     return static_cast<int64>(now.tv_sec) * 1000000 + now.tv_nsec / 1000;
 }
 
+int64 worker_asked_to_leave_at() {
+    return first_sigterm;
+}
+
 WorkerSelf *worker_enter(int index, uint32 ticket, WorkerKind kind) {
     // Until it is connected, SIGTERM ends the process as it ends any other.
     pqsignal(SIGTERM, die);

@@ -24,6 +24,9 @@ struct WorkerSelf {
 // Microseconds of the monotonic clock.
 int64 monotonic_micros();
 
+// monotonic_micros() of the first SIGTERM; 0: none.
+int64 worker_asked_to_leave_at();
+
 // Start of a worker's main function: signal handlers, slot, connection to the slot's database as the
 // bootstrap superuser, settings. Leaves the process (code 0) when the slot is no longer meant for it or the
 // database is barred; with an error the process ends with code 1, and the launcher tries again later.
