@@ -11,13 +11,24 @@ use Time::HiRes qw(time usleep);
 use Whisperer::Node;
 use Whisperer::Receiver;
 
-my $node = Whisperer::Node->started('main', settings => 'whisperer.request_timeout = 600');
+my $node = Whisperer::Node->started('main', settings => "restart_after_crash = off\nwhisperer.request_timeout = 600");
 my $receiver = Whisperer::Receiver->new;
 $receiver->answer($_, { hang => 'request' }) for '/1', '/2';
 $node->safe_psql('postgres', qq{
 	SELECT whisperer.register_event_type('poison');
 	SELECT whisperer.subscribe('poison', '@{[$receiver->url('/1')]}');
 	SELECT whisperer.subscribe('poison', '@{[$receiver->url('/2')]}')});
+
+# The launcher would wait longer after each crash.
+sub start_again
+{
+	my $running = $node->data_dir . '/postmaster.pid';
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+	usleep(20_000) while -e $running && time() < $end;
+	unlink $node->data_dir . '/pg_whisperer/launcher';
+	$node->wait_back;
+	return;
+}
 
 my $requests = sub { $receiver->count(path => '/1') + $receiver->count(path => '/2') };
 my $given_up = sub {
@@ -37,12 +48,11 @@ while ($crashes <= $most_crashes)
 	usleep(20_000) until $requests->() >= $sent + $wanted || $given_up->() == 2 || time() > $end;
 	die 'neither was sent, nor given up' if time() > $end;
 	last if $given_up->() == 2;
-	$node->stop('immediate');
+	my ($worker) = $node->delivery_pids('postgres');
+	kill 'KILL', $worker;
 	$crashes++;
 	$sent = $requests->();
-	# The launcher would wait longer each time.
-	unlink $node->data_dir . '/pg_whisperer/launcher';
-	$node->start;
+	start_again();
 }
 is($given_up->(), 2, 'both were given up');
 is($crashes, $most_crashes, 'after as many crashes as it takes');
@@ -52,6 +62,37 @@ $receiver->answer($_, { status => 200 }) for '/1', '/2';
 $node->safe_psql('postgres', 'SELECT whisperer.retry(uuid) FROM whisperer.failed');
 $node->wait_settled;
 is($node->safe_psql('postgres', 'SELECT bool_and(delivered) FROM whisperer.webhook_events'), 't', 'and can be revived');
+
+# Who ends the server, or the worker, or another process: none of them is to be blamed on what is alone in flight. Nothing else is in
+# flight, so that any three would do.
+$receiver->answer('/1', { hang => 'request' });
+my $arrived = $receiver->count(path => '/1');
+my ($innocent) = split /\n/, $node->safe_psql('postgres', q{SELECT unnest(whisperer.deliver_event('{"n": 2}', 'poison'))});
+my @ends = (
+	[ 'an immediate shutdown', sub { $node->crash_and_start } ],
+	[ 'a crash of another process', sub {
+		kill 'KILL', $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'});
+		start_again(); } ],
+	[ 'an end of the postmaster', sub { kill 'KILL', $node->{_pid}; $node->start_killed; } ],
+	[ 'a second pg_terminate_backend', sub {
+		my ($worker) = $node->delivery_pids('postgres');
+		$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker), pg_sleep(0.4), pg_terminate_backend($worker)");
+		$node->poll_until('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $worker", '0'); } ]);
+for my $end (@ends)
+{
+	my ($name, $make) = @$end;
+	$receiver->await('/1', ++$arrived);
+	$make->();
+	# It waits longer after each.
+	unlink $node->data_dir . '/pg_whisperer/launcher';
+}
+$receiver->await('/1', ++$arrived);
+is($node->safe_psql('postgres', "SELECT state FROM whisperer.webhook_events WHERE uuid = '$innocent'"), 'pending',
+	'not given up after ' . join(', ', map { $_->[0] } @ends));
+$receiver->answer('/1', { status => 200 });
+$receiver->release('/1');
+$node->wait_settled;
+is($node->safe_psql('postgres', "SELECT state FROM whisperer.webhook_events WHERE uuid = '$innocent'"), 'delivered', 'and delivered');
 
 $node->stop;
 done_testing();

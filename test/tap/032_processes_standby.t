@@ -17,7 +17,17 @@ $primary->safe_psql(
 	SELECT whisperer.register_event_type('made');
 	SELECT whisperer.subscribe('made', '@{[$receiver->url('/made')]}')});
 $primary->delivery_pids('postgres');
+# A request is under way while the backup is taken.
+$receiver->answer('/slow', { hang => 'request' });
+$primary->safe_psql('postgres', qq{
+	SELECT whisperer.register_event_type('slow');
+	SELECT whisperer.subscribe('slow', '@{[$receiver->url('/slow')]}');
+	SELECT whisperer.deliver_event('{}'::jsonb, 'slow')});
+$receiver->await('/slow', 1);
 $primary->backup('base');
+$receiver->answer('/slow', { status => 200 });
+$receiver->release('/slow');
+$primary->wait_settled;
 
 my $standby = Whisperer::Node->new('standby');
 $standby->init_from_backup($primary, 'base', has_streaming => 1);
@@ -37,7 +47,8 @@ is($receiver->count(path => '/made'), 1, 'delivered once');
 is($standby->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'whisperer%'}),
 	0, 'no process on a standby');
 is($standby->safe_psql('postgres', 'SELECT count(*) FROM whisperer.workers'), 0, 'and the view says so');
-is($standby->safe_psql('postgres', 'SELECT count(*) FROM whisperer.webhook_events'), 1, 'the views can be read');
+is($standby->safe_psql('postgres', 'SELECT count(*) FROM whisperer.webhook_events'), 2, 'the views can be read');
+is($standby->safe_psql('postgres', 'SELECT sum(in_flight) FROM whisperer.subscription_health'), 0, 'nothing is in flight');
 like(
 	($standby->psql('postgres', q{SELECT whisperer.deliver_event('{}'::jsonb, 'made')}))[2],
 	qr/cannot execute .* (during recovery|in a read-only transaction)/,
@@ -53,6 +64,7 @@ $primary->stop('immediate');
 is($receiver->count(path => '/made'), 1, 'nothing is sent before the promotion');
 $standby->promote;
 $standby->delivery_pids('postgres');
+unlike($standby->log_since(0), qr/in flight at a crash/, 'nor was anything at a crash of its own');
 pass('the crashes were those of the server that the backup is of');
 $standby->wait_settled;
 is($receiver->count(path => '/made'), 5, 'the promoted server sends what is pending');

@@ -93,5 +93,22 @@ rmdir $unwritable or die "$unwritable: $!";
 $node->safe_psql('postgres', 'ALTER DATABASE postgres RESET whisperer.max_attempts');
 $node->delivery_pids('postgres');
 wait_until(sub { -f $node->data_dir . '/pg_whisperer/launcher' }, 'it begins anew when a change is announced, and is remembered again');
+
+# Failures before a minute of health are over, and do not delay what is started again in good order.
+my $launched = slurp_file($node->data_dir . '/pg_whisperer/launcher');
+$node->stop;
+my $remembered = $node->data_dir . '/pg_whisperer/launcher';
+my ($head) = $launched =~ /^(.*)$/m;
+open(my $file, '>', $remembered) or die "$remembered: $!";
+print $file "$head\n$oid 9 0 0\n";
+close $file or die "$remembered: $!";
+$node->start;
+($pid) = $node->delivery_pids('postgres');
+$node->poll_until('postgres', "SELECT clock_timestamp() - backend_start > '61 s' FROM pg_stat_activity WHERE pid = $pid");
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+$start = time();
+wait_until(sub { my $now = worker(); $now && $now ne $pid }, 'another worker');
+cmp_ok(time() - $start, '<', 30, 'at once, and not after five minutes');
+wait_until(sub { failures() == 0 }, 'and they are forgotten');
 $node->stop;
 done_testing();

@@ -32,6 +32,8 @@ for my $round (1 .. Whisperer::Ledger::repetitions(10, 250))
 		$clock->set($day);
 		$ledger->written($ledger->sql('SELECT count(*) FROM ledger') + 30);
 		$ledger->finish;
+		# What has not been tried yet waits for nothing.
+		$ledger->none_left('FROM whisperer.pending WHERE retry_count = 0', 60);
 		# What waits for a time that is far off now.
 		my $waits = "FROM whisperer.pending WHERE next_attempt_at > clock_timestamp() + interval '$far'";
 		my $others = "FROM whisperer.pending WHERE next_attempt_at <= clock_timestamp() + interval '$far'";
@@ -61,6 +63,30 @@ is($ledger->sql("SELECT next_attempt_at > clock_timestamp() + interval '$far' $r
 $ledger->sql("SELECT whisperer.retry(uuid) $retried");
 $node->poll_until('postgres', "SELECT state $retried", 'delivered');
 pass('retry() sends it at once');
+
+# Raised before the clock was put back, and tried after: its countdown holds, though the row is of the future.
+sub switch_sending
+{
+	my ($on, $state) = @_;
+	$node->safe_psql('postgres', "ALTER SYSTEM SET whisperer.enabled = $on");
+	$node->reload;
+	$node->poll_until('postgres', "SELECT state FROM whisperer.workers WHERE kind = 'delivery'", $state);
+	return;
+}
+$clock->set(1);
+switch_sending('off', 'disabled');
+$receiver->answer('/counts', { status => 500 });
+$ledger->sql(qq{
+	SELECT whisperer.register_event_type('counts');
+	SELECT whisperer.subscribe('counts', '@{[$receiver->url('/counts')]}',
+		retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 1000}}');
+	SELECT whisperer.deliver_event('{}', 'counts')});
+$clock->set(0);
+switch_sending('on', 'idle');
+my $counts = q{FROM whisperer.pending WHERE event_type = 'counts'};
+$node->poll_until('postgres', "SELECT retry_count > 0 $counts");
+is($ledger->sql("SELECT next_attempt_at > clock_timestamp() + interval '900 s', retry_count $counts"), 't|1', 'the first countdown holds');
+$ledger->sql("SELECT whisperer.cancel(uuid) $counts");
 
 # A result whose row is locked while the clock is put back is recorded as soon as the lock is gone.
 $clock->set(1);

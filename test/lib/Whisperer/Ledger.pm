@@ -301,6 +301,11 @@ sub judge
 			grep { @{ $seen->{$_}{arrived} } - $deliveries->{$_}{attempts} > $self->_disrupted($seen->{$_}{arrived}) } @again);
 		$again += @{ $seen->{$_}{arrived} } - $deliveries->{$_}{attempts} for @again;
 	}
+	for my $broke (@{ $self->{disruptions} })
+	{
+		my (undef, @sent) = $self->recorded_before($broke->[0]);
+		$agree->('what was recorded before it broke was not sent again', @sent);
+	}
 	my $most = $max_in_flight * @{ $self->{disruptions} };
 	$agree->("no more is sent again than the $most that can be in flight", $again) if $again > $most;
 	is(join("\n", @disagreements), '', "$name: the ledger agrees, @{[scalar @expected]} rows");
