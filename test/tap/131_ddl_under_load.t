@@ -26,20 +26,74 @@ sub create_ledger
 my $ledger = create_ledger('shop');
 # It locks our tables before the user's, whose writers do it the other way round: PostgreSQL ends the transaction of one of the two.
 my $deadlock = qr/deadlock detected|ends the failed transaction/;
+my $drop = 'DROP EXTENSION whisperer CASCADE';
+# With what is known of each row until then. From the lock on nobody writes any more.
+my $copy_and_drop = qq{
+	BEGIN;
+	LOCK TABLE ledger IN SHARE ROW EXCLUSIVE MODE;
+	CREATE TABLE before_drop AS
+		SELECT l.id, w.uuid, regexp_replace(w.target_url, '.*/', '/') AS path, w.state::text AS state, w.retry_count
+		FROM ledger l LEFT JOIN whisperer.webhook_events w
+			ON w.event_type = 'ledger' AND w.request_payload->'payload'->>'id' = l.id::text;
+	$drop;
+	COMMIT};
+
+sub drop_extension
+{
+	my ($statements) = @_;
+	for (1 .. 20)
+	{
+		my $code = $node->psql('shop', $statements, stderr => \my $error, on_error_die => 0);
+		return if $code == 0;
+		die "DROP EXTENSION: $error" unless $error =~ /deadlock detected/;
+	}
+	die "DROP EXTENSION lost twenty times\n";
+}
+
+# What had been done of what went with the extension. Returns how many deliveries were pending then.
+sub judge_copy
+{
+	my ($name) = @_;
+	my $seen = $ledger->{seen};
+	my ($pending, $in_flight, $last, %deliveries, %copied, @wrong) = (0, 0, 0);
+	for my $line (split /\n/, $ledger->sql('SELECT id, uuid, path, state, retry_count FROM before_drop'))
+	{
+		my ($id, $uuid, $path, $state, $attempts) = split /\|/, $line, -1;
+		$last = $id if $id > $last;
+		$deliveries{$id}{$path}++;
+		$copied{$uuid} = 1;
+		my $arrived = $seen->{$path}{$uuid} ? @{ $seen->{$path}{$uuid}{arrived} } : 0;
+		# Until the DROP has its locks results are recorded, and others sent.
+		my $most = $state eq 'delivered' ? $attempts : $path eq '/plain' ? 1 : 2;
+		push @wrong, "$path $uuid: $state, attempts $attempts, arrived $arrived"
+		  if $state !~ /^(?:pending|delivered)$/ || $arrived < $attempts || $arrived > $most;
+		$pending++ if $state eq 'pending';
+		$in_flight += $arrived - $attempts if $state eq 'pending';
+	}
+	for my $path ('/plain', '/flaky')
+	{
+		push @wrong, map { "$path: not one delivery of row $_" } grep { ($deliveries{$_}{$path} // 0) != 1 } keys %deliveries;
+		push @wrong, map { "$path $_: arrived, and was not there" }
+		  grep { $seen->{$path}{$_}{id} <= $last && !$copied{$_} } keys %{ $seen->{$path} };
+	}
+	# When it was copied, and once more when the extension went.
+	my $most = 2 * $Whisperer::Ledger::max_in_flight;
+	push @wrong, "$in_flight had been in flight" if $in_flight > $most;
+	is(join("\n", @wrong), '', "$name: before it, too, @{[scalar keys %deliveries]} rows, $pending deliveries pending");
+	$ledger->sql('DROP TABLE before_drop');
+	return $pending;
+}
+
+my $went = 0;
 for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 {
+	# At times alone, as users do it: with the table's lock before it there is hardly ever a deadlock.
+	my $copied = $round % 4 != 0;
 	$ledger->start(prepared => 1, errors => $deadlock);
 	$ledger->begun;
 	$ledger->random_moment(0.3);
 	$ledger->disrupt(sub {
-		my $dropped = 0;
-		for (1 .. 20)
-		{
-			my $code = $node->psql('shop', 'DROP EXTENSION whisperer CASCADE', stderr => \my $error, on_error_die => 0);
-			$dropped = $code == 0 and last;
-			die "DROP EXTENSION: $error" unless $error =~ /deadlock detected/;
-		}
-		die "DROP EXTENSION lost twenty times\n" unless $dropped;
+		drop_extension($copied ? $copy_and_drop : $drop);
 		$ledger->random_moment(0.3);
 		$node->create_whisperer('shop');
 	});
@@ -47,8 +101,10 @@ for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 	$ledger->written(20);
 	$ledger->finish;
 	$ledger->judge("round $round, DROP and CREATE EXTENSION", earlier => 1, least => 20);
+	$went += judge_copy("round $round") if $copied;
 	$ledger->turn_page;
 }
+cmp_ok($went, '>', 0, 'deliveries went with the extension');
 
 # --- a name changes (nobody may be connected: the load is over, its deliveries are not)
 for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
