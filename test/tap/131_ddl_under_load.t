@@ -106,15 +106,43 @@ for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 }
 cmp_ok($went, '>', 0, 'deliveries went with the extension');
 
+# Answers that come so late that requests are under way at a statement, and still within what a worker that leaves gives them.
+my @slow = ({ status => 200, delay => { headers => 300 } });
+my $many = q{INSERT INTO ledger (note) SELECT 'at once' FROM generate_series(1, 150)};
+$node->safe_psql('postgres', q{
+	CREATE FUNCTION under_way(wanted text) RETURNS boolean LANGUAGE plpgsql AS $$
+		DECLARE
+			until timestamptz := clock_timestamp() + interval '60 s';
+		BEGIN
+			WHILE clock_timestamp() < until LOOP
+				IF EXISTS (SELECT FROM whisperer.workers WHERE kind = 'delivery' AND database = wanted AND in_flight > 0) THEN
+					RETURN true;
+				END IF;
+			END LOOP;
+			RETURN false;
+		END $$});
+
+# Executes it while requests of the database are under way.
+sub is_done_meanwhile
+{
+	my ($database, $statement, $name) = @_;
+	my (undef, $under_way, $errors) = $node->psql('postgres', "SELECT under_way('$database');\n$statement");
+	is("$under_way|$errors", 't|', "$name, requests under way");
+	return;
+}
+
 # --- a name changes (nobody may be connected: the load is over, its deliveries are not)
 for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 {
 	$ledger->start(rate => 400);
 	$ledger->begun;
-	$ledger->written(100);
+	$ledger->written(50);
 	$ledger->finish;
 	my ($old, $new) = ($ledger->{database}, "shop$round");
-	$ledger->disrupt(sub { $node->safe_psql('postgres', "ALTER DATABASE $old RENAME TO $new") });
+	$receiver->answer('/shop/plain', @slow);
+	$ledger->sql($many);
+	$ledger->disrupt(sub { is_done_meanwhile($old, "ALTER DATABASE $old RENAME TO $new", "round $round: RENAME") });
+	$receiver->answer('/shop/plain', { status => 200 });
 	$ledger->{database} = $new;
 	$ledger->judge("round $round, RENAME");
 	$ledger->turn_page;
@@ -122,6 +150,7 @@ for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 
 # --- a database goes while its deliveries are under way; another's do not notice
 my $kept = create_ledger('kept');
+$receiver->answer('/dropped/plain', @slow);
 for my $times (Whisperer::Ledger::pages(20, 500))
 {
 	for my $round (1 .. $times)
@@ -133,9 +162,8 @@ for my $times (Whisperer::Ledger::pages(20, 500))
 		$dropped->begun;
 		$kept->random_moment(0.3);
 		# Without FORCE PostgreSQL itself refuses as long as users are connected; ours do not count.
-		$dropped->finish unless $force;
-		my (undef, undef, $errors) = $node->psql('postgres', "DROP DATABASE dropped$force");
-		is($errors, '', "round $round: DROP DATABASE$force under load");
+		unless ($force) { $dropped->finish; $dropped->sql($many); }
+		is_done_meanwhile('dropped', "DROP DATABASE dropped$force", "round $round: DROP DATABASE$force under load");
 		$dropped->end_load;
 		is("@{ $dropped->{noticed} }", '', 'and its sessions notice nothing else');
 	}
