@@ -213,7 +213,10 @@ for my $setting (@settings)
 			$kept->random_moment(0.1);
 			# A new set of workers gives what is in flight its time to end, and so does a server that stops: no disruption.
 			$session //= $node->background_psql('postgres');
+			my ($before, $end) = ($session->query_safe("SHOW whisperer.$setting"), time() + $PostgreSQL::Test::Utils::timeout_default);
 			$session->query_safe($_) for "ALTER SYSTEM $change", 'SELECT pg_reload_conf()';
+			# Two reloads could be one: it is seen before the next.
+			usleep(5_000) until $restart || $session->query_safe("SHOW whisperer.$setting") ne $before || time() > $end;
 			next unless $restart;
 			$session->quit;
 			undef $session;
@@ -223,7 +226,8 @@ for my $setting (@settings)
 		$session->quit if $session;
 		$kept->finish;
 		cmp_ok($receiver->count(port => 'proxy'), '>', 0, 'some go by way of the proxy') if $setting eq 'proxy';
-		like($node->log_since($position), qr/parameter "whisperer\.$setting" changed to/, "$setting was changed") unless $restart;
+		my $changes = () = $node->log_since($position) =~ /parameter "whisperer\.$setting" (?:changed to|removed from configuration file)/g;
+		cmp_ok($changes, '>=', 2 * $times, "$setting was changed and changed back each time") unless $restart;
 		$kept->judge("$setting changed and changed back, $times times");
 		$kept->turn_page;
 	}
