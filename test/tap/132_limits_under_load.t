@@ -10,7 +10,7 @@ use Whisperer::Ledger;
 use Whisperer::Node;
 use Whisperer::Receiver;
 
-my $connections = 15;
+my $connections = 10;
 my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->started('main',
 	settings => "$Whisperer::Ledger::settings\nmax_connections = $connections\nmax_wal_senders = 0");
@@ -40,74 +40,138 @@ sub another_worker
 	until ($now =~ /^\d+$/ && $now ne $before || time() > $end) { usleep(10_000); $now = $ask->($workers); }
 	return $now =~ /^\d+$/ && $now ne $before;
 }
-my $as_anybody = sub { return $node->safe_psql('postgres', $_[0]) };
 
+# So often: the limit is reached, a worker goes and another one comes, the limit is still there, and goes.
 sub again_and_again
 {
-	my ($times, $ask, $what) = @_;
-	is(scalar(grep { $ledger->random_moment(0.1); another_worker($ask) } 1 .. $times), $times, "$what: a worker that goes comes back");
+	my ($times, $what, %limit) = @_;
+	my ($reached, $back) = (0, 0);
+	for (1 .. $times)
+	{
+		$limit{begin}->();
+		$reached += $limit{there}->();
+		$ledger->random_moment(0.1);
+		$back += another_worker($limit{ask});
+		$reached += $limit{there}->();
+		$limit{end}->();
+	}
+	is($reached, 2 * $times, "$what: before and after each new worker");
+	is($back, $times, "$what: a worker that goes comes back");
+	return;
+}
+
+# What a session is told that begins now, or that wants to write.
+sub told
+{
+	my ($user, $statement) = @_;
+	my (undef, undef, $errors) = $node->psql('postgres', $statement // 'SELECT 1', extra_params => [ '-U', $user ]);
+	return $errors;
+}
+
+# A session that is there before a limit is, and asks as long as it likes.
+sub admin
+{
+	my $admin = $node->background_psql('postgres');
+	$admin->set_query_timer_restart;
+	return ($admin, sub { return $admin->query_safe($_[0]) });
+}
+
+# Until the query counts none.
+sub await_none
+{
+	my ($ask, $query) = @_;
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+	usleep(5_000) while $ask->($query) ne '0' && time() < $end;
 	return;
 }
 
 for my $times (Whisperer::Ledger::pages(20, 500))
 {
 	# --- default_transaction_read_only = on: the workers' own transactions write all the same, also a worker's that starts now
-	$node->safe_psql('postgres', $_)
-	  for 'ALTER SYSTEM SET default_transaction_read_only = on', 'SELECT pg_reload_conf()';
-	like(($node->psql('postgres', q{INSERT INTO ledger (note) VALUES ('refused')}))[2],
-		qr/cannot execute INSERT in a read-only transaction/, 'read-only by default');
 	{
 		local $ENV{PGOPTIONS} = '-c default_transaction_read_only=off';
-		$ledger->start(prepared => 1);
+		$ledger->start(prepared => 1, rate => 40, seconds => 600);
 		$ledger->begun;
-		again_and_again($times, $as_anybody, 'read-only by default');
+		my ($admin, $ask) = admin();
+		my $set = sub {
+			my ($change, $value) = @_;
+			$ask->($_) for "ALTER SYSTEM $change", 'SELECT pg_reload_conf()';
+			local $ENV{PGOPTIONS} = '';
+			$node->poll_until('postgres', 'SHOW default_transaction_read_only', $value);
+		};
+		again_and_again($times, 'read-only by default', ask => $ask,
+			begin => sub { $set->('SET default_transaction_read_only = on', 'on') },
+			there => sub {
+				local $ENV{PGOPTIONS} = '';
+				return told('postgres', q{INSERT INTO ledger (note) VALUES ('refused')}) =~ /cannot execute INSERT in a read-only transaction/;
+			},
+			end => sub { $set->('RESET default_transaction_read_only', 'off') });
+		# What was raised last is delivered when it is so.
+		$set->('SET default_transaction_read_only = on', 'on');
+		$ledger->stop_load;
 		$ledger->finish;
 		$ledger->judge("read-only by default, $times new workers");
-		$node->safe_psql('postgres', 'ALTER SYSTEM RESET default_transaction_read_only');
+		$set->('RESET default_transaction_read_only', 'off');
+		$admin->quit;
 	}
-	$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
-	$node->poll_until('postgres', 'SHOW default_transaction_read_only', 'off');
 	$ledger->turn_page;
 
 	# --- every connection is taken
-	my $admin = $node->background_psql('postgres');
-	$ledger->start;
+	my ($admin, $ask) = admin();
+	$ledger->start(rate => 40, seconds => 600);
 	$ledger->begun;
+	my $others = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()};
 	my @sessions;
-	my $refused = 0;
-	for (1 .. $connections)
-	{
-		my $session = eval { $node->background_psql('postgres', on_error_die => 0) };
-		my $answer = $session && eval { $session->query('SELECT 1') };
-		push @sessions, $session if $answer;
-		last if $refused = !$answer;
-	}
-	ok($refused, 'there are no connections left');
-	again_and_again($times, sub { $admin->query_safe($_[0]) }, 'no connections left');
-	my $id = $admin->query_safe(q{INSERT INTO ledger (note) VALUES ('at the limit') RETURNING id});
-	is($admin->query_safe(q{SELECT whisperer.wait_until_settled('60 s')}), 't', 'deliveries and user functions go on at the limit');
-	is($admin->query_safe(qq{SELECT count(*) FROM whisperer.webhook_events WHERE request_payload->'payload'->>'id' = '$id' AND delivered}), '3',
+	my $take = sub {
+		for (1 .. $connections)
+		{
+			my $session = eval { $node->background_psql('postgres', on_error_die => 0) };
+			my $answer = $session && eval { $session->query('SELECT 1') };
+			return unless $answer;
+			push @sessions, $session;
+		}
+	};
+	my $give_back = sub {
+		$_->quit for splice @sessions;
+		await_none($ask, "$others AND application_name NOT LIKE 'ledger %'");
+	};
+	again_and_again($times, 'no connections left', ask => $ask, begin => $take, end => $give_back,
+		there => sub { return told('postgres') =~ /too many clients already/ });
+	# Without the load, which would never be settled on a slow machine; what its sessions had is taken, too.
+	$ledger->stop_load;
+	await_none($ask, $others);
+	$take->();
+	my $id = $ask->(q{INSERT INTO ledger (note) VALUES ('at the limit') RETURNING id});
+	my $patience = int 0.8 * $PostgreSQL::Test::Utils::timeout_default;
+	is($ask->("SELECT whisperer.wait_until_settled('$patience s')"), 't',
+		'deliveries and user functions go on at the limit');
+	is($ask->(qq{SELECT count(*) FROM whisperer.webhook_events WHERE request_payload->'payload'->>'id' = '$id' AND delivered}), '3',
 		'that row has been delivered, too');
-	$_->quit for @sessions, $admin;
+	like(told('postgres'), qr/too many clients already/, 'and no connection was free meanwhile');
+	$give_back->();
+	$admin->quit;
 	$ledger->finish;
 	$ledger->judge("no connections left, $times new workers");
 	$ledger->turn_page;
 
 	# --- a database and a role that take no connections of ordinary users
-	$node->safe_psql('postgres', 'ALTER DATABASE postgres CONNECTION LIMIT 0');
+	($admin, $ask) = admin();
+	my $limit = sub { $ask->($_) for "ALTER DATABASE postgres CONNECTION LIMIT $_[0]", "ALTER ROLE limited CONNECTION LIMIT $_[0]" };
 	my %reason = (limited => 'role "limited"', ordinary => 'database "postgres"');
-	like(($node->psql('postgres', 'SELECT 1', extra_params => [ '-U', $_ ]))[2], qr/too many connections for $reason{$_}/, "refused: $_")
-	  for sort keys %reason;
-	$ledger->start;
+	$ledger->start(rate => 40, seconds => 600);
 	$ledger->begun;
-	again_and_again($times, $as_anybody, 'CONNECTION LIMIT 0');
+	again_and_again($times, 'CONNECTION LIMIT 0', ask => $ask, begin => sub { $limit->(0) }, end => sub { $limit->(-1) },
+		there => sub { return 2 == grep { told($_) =~ /too many connections for $reason{$_}/ } keys %reason });
+	$limit->(0);
+	$admin->quit;
+	$ledger->stop_load;
 	$ledger->finish;
 	$node->restart;
 	my $rows = $ledger->judge("CONNECTION LIMIT 0 of the database and of a role, $times new workers");
 	is($ledger->sql(q{SELECT count(*) FILTER (WHERE delivered), (SELECT count(*) FROM limited.called c WHERE c.uuid IN (
 			SELECT uuid FROM whisperer.webhook_events)) FROM whisperer.webhook_events WHERE target_url ~ '/limited$'}),
 		"$rows|$rows", "that role's deliveries and callbacks are made");
-	$node->safe_psql('postgres', 'ALTER DATABASE postgres CONNECTION LIMIT -1');
+	$node->safe_psql('postgres', $_) for 'ALTER DATABASE postgres CONNECTION LIMIT -1', 'ALTER ROLE limited CONNECTION LIMIT -1';
 	$ledger->turn_page;
 }
 
