@@ -97,7 +97,7 @@ sub noticed
 	{
 		my $status = $self->{$who}->full_result(0);
 		my $said = $self->{said}{$who}{errors};
-		my @errors = grep { !/^(?:DETAIL|HINT|CONTEXT|LINE|Process \d|\s|$)/ && !/$expected/ } split /\n/, $said;
+		my @errors = grep { !/^(?:DETAIL|HINT|CONTEXT|LINE|QUERY|Process \d|\s|$)/ && !/$expected/ } split /\n/, $said;
 		# What is said of connections that break is no news then.
 		@errors = grep { /ERROR:/ } @errors if $self->{sessions_end};
 		push @errors, "ended with status $status"
