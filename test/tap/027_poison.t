@@ -76,7 +76,9 @@ my @ends = (
 	[ 'an end of the postmaster', sub { kill 'KILL', $node->{_pid}; $node->start_killed; } ],
 	[ 'a second pg_terminate_backend', sub {
 		my ($worker) = $node->delivery_pids('postgres');
-		$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker), pg_sleep(0.4), pg_terminate_backend($worker)");
+		my $first = $node->safe_psql('postgres', "SELECT clock_timestamp() FROM pg_terminate_backend($worker)");
+		$node->poll_until('postgres', "SELECT clock_timestamp() > timestamptz '$first' + interval '0.4 s'"); # one at once would be the same
+		$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
 		$node->poll_until('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $worker", '0'); } ]);
 for my $end (@ends)
 {
