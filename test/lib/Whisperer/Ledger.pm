@@ -30,6 +30,8 @@ whisperer.max_in_flight = $max_in_flight
 whisperer.max_in_flight_per_subscription = 32
 max_prepared_transactions = 200
 CONF
+# The first calls of a process take seconds there.
+$settings .= "whisperer.callback_timeout = '60 s'\n" if $ENV{WHISPERER_POSTGRES};
 
 # The random moments can be repeated (as far as a race can): WHISPERER_SEED.
 my $seed = $ENV{WHISPERER_SEED} // int(time() * 1000) % 2**31;
