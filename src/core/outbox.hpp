@@ -232,8 +232,8 @@ class Outbox {
     // Deliveries read but not sent, of subscriptions whose bucket became dirty: they may have been cancelled
     // meanwhile.
     bool has_unsent_to_check() const noexcept;
-    // `attempts`, where given, are those that each had made when it was read.
-    size_t unsent(Uuid *uuids, size_t capacity, int *attempts = nullptr) noexcept;
+    // `attempts` and `xids`, where given, are those that each row had when it was read.
+    size_t unsent(Uuid *uuids, size_t capacity, int *attempts = nullptr, Xid *xids = nullptr) noexcept;
     void drop_unsent(const Uuid &uuid) noexcept;
     // What was taken back before FlightRecorder::recalls() gave this number has been dropped.
     void recalls_handled(unsigned number) noexcept;
@@ -248,8 +248,7 @@ class Outbox {
 
     // --- crashes
     // Was in flight when a worker crashed. To be called before reading. After a first crash among others it
-    // is sent like any other, since most crashes are not the delivery's fault (a kill, an immediate
-    // shutdown). After a second one, or one with it alone in flight, it is a suspect: one of them is sent at
+    // is sent like any other, since most crashes are not the delivery's fault (a kill). After a second one, or one with it alone in flight, it is a suspect: one of them is sent at
     // a time. After three alone it is given up.
     bool add_suspect(const Uuid &uuid, const CrashCount &count) noexcept;
 

@@ -51,8 +51,10 @@ void Outbox::Impl::retry_written(Subscription *subscription, WallMicros due) noe
         subscription->retry_uuid = Uuid{};
     }
     subscription->next_due = std::min(subscription->next_due, due);
-    set_timer(subscription, std::min(std::max(subscription->next_due, subscription->paused_until),
-                                     subscription->reread_at));
+    // Not later than it is: a rest or a pause may end before that.
+    set_timer(subscription,
+              std::min({subscription->timer, std::max(subscription->next_due, subscription->paused_until),
+                        subscription->reread_at}));
 }
 
 void Outbox::read_all_again() noexcept {
@@ -90,7 +92,7 @@ void Outbox::Impl::trim(Subscription *subscription, size_t most) noexcept {
     make_hungry(subscription);
 }
 
-size_t Outbox::unsent(Uuid *uuids, size_t capacity, int *attempts) noexcept {
+size_t Outbox::unsent(Uuid *uuids, size_t capacity, int *attempts, Xid *xids) noexcept {
     const Guard guard(impl_->mutex);
     Impl &box = *impl_;
     size_t count = 0;
@@ -99,6 +101,8 @@ size_t Outbox::unsent(Uuid *uuids, size_t capacity, int *attempts) noexcept {
             return;
         if (attempts != nullptr)
             attempts[count] = item->attempts;
+        if (xids != nullptr)
+            xids[count] = item->xid;
         uuids[count++] = item->uuid;
     };
     while (!box.recheck.empty()) {

@@ -134,7 +134,7 @@ Item *Outbox::Impl::make_item(Subscription *subscription, const DeliveryRow &row
     if (!is_new) {
         Item &item = *place->second;
         item.attempts = std::max(item.attempts, row.attempts);
-        if (item.attempted_at == 0)
+        if (item.attempted_at == 0 || item.asks_token)
             item.xid = row.xid;
         return nullptr;
     }

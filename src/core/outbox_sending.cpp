@@ -108,6 +108,7 @@ Launch Outbox::Impl::fail_unsent(Item *item, const char *why, Micros now, WallMi
         conclude(item, failed, now, wall);
     } catch (const std::bad_alloc &) {
         item->attempts--;
+        item->attempted_at = 0;
         leave_flight(item, now);
         land(item);
         arm(item->subscription, wall); // for the end of that pause

@@ -10,6 +10,7 @@ extern "C" {
 #include "common/pg_prng.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/pmsignal.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -51,7 +52,7 @@ void told_to_quit(int signal_number) {
 
 // Before anything that the thread uses goes away.
 void stop_sending(int, Datum) {
-    if (ProcDiePending) // the second SIGTERM
+    if (worker_was_hurried() || !PostmasterIsAlive())
         journal_note_order();
     if (worker_storage.sending != nullptr)
         worker_storage.sending->stop();

@@ -347,10 +347,8 @@ void wait_for_something(DeliveryWorker *worker) {
     for (int i = 0; i < count; i++) {
         if (occurred[i].events & WL_LATCH_SET)
             ResetLatch(MyLatch);
-        if (occurred[i].events & WL_POSTMASTER_DEATH) {
-            journal_note_order();
+        if (occurred[i].events & WL_POSTMASTER_DEATH)
             proc_exit(1);
-        }
     }
 }
 
@@ -370,9 +368,14 @@ void turn(DeliveryWorker *worker) {
     MemoryContextReset(CurrentMemoryContext);
 }
 
-// Each transaction would wait for a lock that somebody holds, and there are several.
-void limit_lock_waits(int64 until) {
-    int64 left = Max(until - monotonic_micros(), least_lock_wait);
+// Who is asked to leave does so soon, whatever else it was about to wait for. Each transaction would wait for
+// a lock that somebody holds, and there are several.
+void heed_request(int64 *deadline) {
+    int64 asked_at = worker_asked_to_leave_at();
+    if (asked_at == 0)
+        return;
+    *deadline = Min(*deadline, asked_at + shutdown_patience);
+    int64 left = Max(asked_at + leave_within - monotonic_micros(), least_lock_wait);
     char text[32];
     snprintf(text, sizeof(text), "%lld", (long long)(left / 1000));
     SetConfigOption("lock_timeout", text, PGC_USERSET, PGC_S_OVERRIDE);
@@ -381,8 +384,6 @@ void limit_lock_waits(int64 until) {
 // Nothing new is started; what is in flight may end until the patience does; results are recorded.
 void finish(DeliveryWorker *worker) {
     loop.finishing = true;
-    int64 asked_at = worker_asked_to_leave_at();
-    int64 leave_by = (asked_at != 0 ? asked_at : monotonic_micros()) + leave_within;
     wake_sending(worker); // nothing starts from now on
     int64 patience = shutdown_patience;
     StopReason reason = worker_stop_reason(worker->self);
@@ -393,21 +394,22 @@ void finish(DeliveryWorker *worker) {
             (int64)((setting_request_timeout().connect_seconds + setting_request_timeout().response_seconds) *
                     1e6);
     int64 deadline = monotonic_micros() + patience;
+    heed_request(&deadline);
     while (worker->box->in_flight() > 0 && monotonic_micros() < deadline &&
            worker_stop_reason(worker->self) != STOP_BARRED) {
-        limit_lock_waits(leave_by);
         turn(worker);
+        heed_request(&deadline);
     }
     worker->sending->stop();
     for (size_t left = worker->box->result_count(); left > 0;) {
-        limit_lock_waits(leave_by);
+        heed_request(&deadline);
         record(worker, monotonic_micros());
         size_t now_left = worker->box->result_count();
         if (now_left >= left)
             break; // locked rows, or the tables cannot be written: they are sent again
         left = now_left;
     }
-    limit_lock_waits(leave_by);
+    heed_request(&deadline);
     if (saves_statistics(worker))
         (void)save_statistics(worker);
     journal_close(worker->journal);

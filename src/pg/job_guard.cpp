@@ -142,10 +142,10 @@ void guard_begin(const JobKey &job, int64 limit, bool others_wait, uint32 jobs_s
     guard.others_wait = others_wait;
     guard.asked = guard.ending = false;
     guard.end = GuardEnd::in_time;
-    guard.armed = 1;
     int64 step = Max(Min(longest_tick, limit / 5), INT64CONST(1000));
     if (!set_timer(step))
         elog(ERROR, "could not set a timer: %m");
+    guard.armed = 1;
 }
 
 GuardEnd guard_end() {

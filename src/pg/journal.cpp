@@ -144,7 +144,7 @@ void take_suspects(const JournalFile *file, Suspect *suspects, int *count, int c
             crashes.crashes++;
             crashes.alone += entry.state == ENTRY_ALONE || in_flight == 1;
         }
-        if (entry.state != ENTRY_FREE && *count < capacity)
+        if (entry.state != ENTRY_FREE && crashes.crashes > 0 && *count < capacity)
             suspects[(*count)++] = {entry.uuid, crashes, entry.subscription};
     }
 }

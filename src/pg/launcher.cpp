@@ -110,6 +110,7 @@ void start_missing_workers(Entry *entry, DatabaseSlot *slot, int64 now) {
                                entry->shards,        slot->generation};
         if ((present & (1u << shard)) == 0 && !process_register(entry, request)) {
             entry->next_try = now + slot_retry;
+            entry->running_since = Max(entry->running_since, entry->next_try);
             return;
         }
     }

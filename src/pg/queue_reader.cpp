@@ -93,12 +93,12 @@ Statement body_statement = {
     {UUIDOID},
     nullptr};
 
-// Gone, or sent by a session meanwhile.
+// Gone, or sent by a session meanwhile; or asked for by retry(), which makes it new work.
 Statement cancelled_statement = {
-    "SELECT u FROM unnest($1, $2) AS t (u, attempts)"
-    " WHERE NOT EXISTS (SELECT FROM whisperer.delivery d WHERE d.uuid = t.u AND d.attempts = t.attempts)",
-    2,
-    {UUIDARRAYOID, INT4ARRAYOID},
+    "SELECT u FROM unnest($1, $2, $3) AS t (u, attempts, xid) WHERE NOT EXISTS"
+    " (SELECT FROM whisperer.delivery d WHERE d.uuid = t.u AND d.attempts = t.attempts AND d.xid = t.xid)",
+    3,
+    {UUIDARRAYOID, INT4ARRAYOID, XID8ARRAYOID},
     nullptr};
 
 // The structs of the core have the bytes of PostgreSQL's uuid.
@@ -258,16 +258,20 @@ void read_bodies(core::Outbox *box) {
 void drop_cancelled(DeliveryWorker *worker) {
     core::Uuid *unsent = (core::Uuid *)palloc(sizeof(core::Uuid) * unsent_at_once);
     int *attempts = (int *)palloc(sizeof(int) * unsent_at_once);
-    size_t count = worker->box->unsent(unsent, unsent_at_once, attempts);
+    uint64 *xids = (uint64 *)palloc(sizeof(uint64) * unsent_at_once);
+    size_t count = worker->box->unsent(unsent, unsent_at_once, attempts, xids);
     if (count == 0)
         return;
     Datum *values = (Datum *)palloc(sizeof(Datum) * count);
     Datum *made = (Datum *)palloc(sizeof(Datum) * count);
+    Datum *written_by = (Datum *)palloc(sizeof(Datum) * count);
     for (size_t i = 0; i < count; i++) {
         values[i] = uuid_datum(&unsent[i]);
         made[i] = Int32GetDatum(attempts[i]);
+        written_by[i] = UInt64GetDatum(xids[i]);
     }
-    Datum arguments[2] = {array_of(values, nullptr, count, UUIDOID), array_of(made, nullptr, count, INT4OID)};
+    Datum arguments[3] = {array_of(values, nullptr, count, UUIDOID), array_of(made, nullptr, count, INT4OID),
+                          array_of(written_by, nullptr, count, XID8OID)};
     uint64 rows = internal_execute(&cancelled_statement, arguments);
     for (uint64 i = 0; i < rows; i++)
         worker->box->drop_unsent(spi_uuid(i, 1));

@@ -113,6 +113,24 @@ TEST_F(OutboxTest, ARestAfterWhatCouldNotBeSentIsNotADayLong) {
     EXPECT_TRUE(model.until([&] { return model.history.count(next) > 0; }));
 }
 
+// Its result is recorded meanwhile, and its next attempt is an hour away.
+TEST_F(OutboxTest, ARestEndsForTheOthersThoughARetryIsFarOff) {
+    model.subscribe(1, url("/200"), 3600.0);
+    model.table_too_large = true;
+    Xid xid = model.begin();
+    Uuid lost = model.insert(xid, 1);
+    model.bodies_lost = {lost};
+    model.commit(xid);
+    ASSERT_TRUE(model.until([&] { return model.launches.count(lost) > 0; }));
+    EXPECT_FALSE(model.box->accepts(1, model.wall())) << "nor is anything taken at once by a session that shares it";
+    xid = model.begin();
+    for (int i = 0; i < 20; i++)
+        model.insert(xid, 1);
+    model.commit(xid);
+    EXPECT_TRUE(model.until([&] { return model.history.size() == 20; }));
+    EXPECT_EQ(model.launches[lost], 1);
+}
+
 } // namespace
 
 } // namespace whisperer::core::test

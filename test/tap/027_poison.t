@@ -63,8 +63,7 @@ $node->safe_psql('postgres', 'SELECT whisperer.retry(uuid) FROM whisperer.failed
 $node->wait_settled;
 is($node->safe_psql('postgres', 'SELECT bool_and(delivered) FROM whisperer.webhook_events'), 't', 'and can be revived');
 
-# Who ends the server, or the worker, or another process: none of them is to be blamed on what is alone in flight. Nothing else is in
-# flight, so that any three would do.
+# Who ends the server, or the worker, or another process: none of them is to be blamed on what is alone in flight.
 $receiver->answer('/1', { hang => 'request' });
 my $arrived = $receiver->count(path => '/1');
 my ($innocent) = split /\n/, $node->safe_psql('postgres', q{SELECT unnest(whisperer.deliver_event('{"n": 2}', 'poison'))});
@@ -80,7 +79,8 @@ my @ends = (
 		$node->poll_until('postgres', "SELECT clock_timestamp() > timestamptz '$first' + interval '0.4 s'"); # one at once would be the same
 		$node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
 		$node->poll_until('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $worker", '0'); } ]);
-for my $end (@ends)
+my $hurry = $ends[-1];
+for my $end (@ends, $hurry, $hurry)
 {
 	my ($name, $make) = @$end;
 	$receiver->await('/1', ++$arrived);
@@ -95,6 +95,21 @@ $receiver->answer('/1', { status => 200 });
 $receiver->release('/1');
 $node->wait_settled;
 is($node->safe_psql('postgres', "SELECT state FROM whisperer.webhook_events WHERE uuid = '$innocent'"), 'delivered', 'and delivered');
+
+# But what has been through such an end is poison all the same, if it is.
+$receiver->answer('/1', { hang => 'request' });
+$arrived = $receiver->count(path => '/1');
+$node->safe_psql('postgres', q{SELECT whisperer.deliver_event('{"n": 3}', 'poison')});
+$receiver->await('/1', ++$arrived);
+$node->crash_and_start;
+for (1 .. 3)
+{
+	$receiver->await('/1', ++$arrived);
+	kill 'KILL', $node->delivery_pids('postgres');
+	start_again();
+}
+$node->wait_settled;
+is($node->safe_psql('postgres', q{SELECT count(*) FROM whisperer.failed WHERE error ~ 'given up'}), '1', 'three crashes of its own, and it is given up');
 
 $node->stop;
 done_testing();

@@ -115,10 +115,10 @@ is(join(' ', $node->delivery_pids('postgres')), $worker, 'the worker is the same
 
 # --- what was written outlives the processes
 all_in_flight();
-$node->stop('immediate');
+kill 'KILL', $node->delivery_pids('postgres');
 $receiver->answer('/in', { status => 200 });
 $receiver->release;
-$node->start;
+$node->wait_back;
 $node->wait_for_log(qr/whisperer found $at_once deliveries of database "postgres" that were in flight at a crash/, $log);
 $node->wait_settled;
 pass('after a crash all that were in flight are known');

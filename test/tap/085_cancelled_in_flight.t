@@ -80,6 +80,23 @@ for my $calls ('retry', 'cancel retry')
 	is(sql("SELECT next_attempt_at > now() + interval '1 hour' FROM whisperer.webhook_events WHERE uuid = '$uuid'"), 't', '... and once only');
 }
 
+# ---- retry() of what has been read and waits for its turn: that turn is what was asked for, and its countdown holds.
+subscribe('behind', q(, config => '{"max_in_flight": 1}', retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 90000}}'));
+$receiver->answer('/behind', {status => 200});
+my $raise = q{SELECT (whisperer.deliver_event('{}'::jsonb, 'behind'))[1] FROM generate_series(1, 14)};
+sql($raise);
+$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'behind' AND delivered}, '14');
+$receiver->answer('/behind', {hang => 'request', status => 500}, {status => 500});
+sql($raise);
+$receiver->await('/behind', 15);
+sql(q{SELECT whisperer.retry(uuid) FROM whisperer.pending WHERE event_type = 'behind'});
+$receiver->release('/behind');
+$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.pending WHERE event_type = 'behind' AND retry_count > 0}, '14');
+$node->poll_until('postgres', q{SELECT in_flight FROM whisperer.workers WHERE kind = 'delivery'}, '0');
+is(sql(q{SELECT string_agg(retry_count::text, ' ' ORDER BY retry_count) FROM whisperer.pending WHERE event_type = 'behind'
+		AND next_attempt_at > now() + interval '1 hour'}),
+	join(' ', (1) x 13, 2), 'retry() of what waits for its turn: one attempt each, and one more for that which was under way');
+
 $holder->quit;
 $node->stop;
 done_testing();
