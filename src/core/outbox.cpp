@@ -217,8 +217,7 @@ void Outbox::remove_subscription(int64_t id) noexcept {
 bool Outbox::accepts(int64_t id, WallMicros now) const noexcept {
     const Guard guard(impl_->mutex);
     const Subscription *subscription = impl_->find(id);
-    return subscription != nullptr && subscription->sendable && subscription->paused_until <= now &&
-           !moment_lasts(subscription->rests_until, now);
+    return subscription != nullptr && subscription->sendable && !subscription->is_paused(now);
 }
 
 size_t Outbox::deliveries() const noexcept {

@@ -127,7 +127,7 @@ struct AttemptResult {
     Micros elapsed;
     WallMicros attempted_at; // 0: no request was made (given up after crashes)
     WallMicros due;          // outcome retry
-    Xid xid;                 // of the row when the attempt began: another one now has been asked for meanwhile
+    Xid xid; // of the row when the attempt began: another one now has been asked for meanwhile
 };
 
 // How often a delivery was in flight when the worker crashed.
@@ -248,8 +248,9 @@ class Outbox {
 
     // --- crashes
     // Was in flight when a worker crashed. To be called before reading. After a first crash among others it
-    // is sent like any other, since most crashes are not the delivery's fault (a kill). After a second one, or one with it alone in flight, it is a suspect: one of them is sent at
-    // a time. After three alone it is given up.
+    // is sent like any other, since most crashes are not the delivery's fault (a kill). After a second one,
+    // or one with it alone in flight, it is a suspect: one of them is sent at a time. After three alone it is
+    // given up.
     bool add_suspect(const Uuid &uuid, const CrashCount &count) noexcept;
 
     // --- sending

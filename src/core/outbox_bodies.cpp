@@ -51,8 +51,9 @@ bool Outbox::wanted_body(Uuid *uuid) noexcept {
     return true;
 }
 
-// Null: it is not waited for any more.
+// An order has been served, and the next in the line may ask. Null: nobody waits for this body any more.
 Item *Outbox::Impl::waiting_for_body(const Uuid &uuid) noexcept {
+    end_body_line();
     auto place = items.find(uuid);
     if (place == items.end() || place->second->subscription == nullptr || !place->second->body_missing)
         return nullptr;
@@ -63,7 +64,6 @@ Item *Outbox::Impl::waiting_for_body(const Uuid &uuid) noexcept {
 void Outbox::give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcept {
     const Guard guard(impl_->mutex);
     Impl &box = *impl_;
-    box.end_body_line();
     Item *item = box.waiting_for_body(uuid);
     if (item == nullptr)
         return;
@@ -81,7 +81,6 @@ void Outbox::give_body(const Uuid &uuid, Slice payload, bool whole_body) noexcep
 void Outbox::body_lost(const Uuid &uuid) noexcept {
     const Guard guard(impl_->mutex);
     Impl &box = *impl_;
-    box.end_body_line();
     Item *item = box.waiting_for_body(uuid);
     if (item == nullptr)
         return;

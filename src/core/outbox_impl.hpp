@@ -211,6 +211,10 @@ struct Subscription : Told {
     WallMicros timer = never;     // its key in `timers`
     Timers::node_type timer_node; // while it is not there
 
+    // Nothing is sent to it at this time, whatever there is.
+    bool is_paused(WallMicros now) const noexcept {
+        return paused_until > now || moment_lasts(rests_until, now);
+    }
     Standing effective() const noexcept { return stalled ? Standing::hanging : standing; }
 };
 

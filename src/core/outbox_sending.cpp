@@ -35,8 +35,7 @@ void Outbox::Impl::make_ready(Subscription *subscription, bool first) noexcept {
 bool Outbox::Impl::may_send(const Subscription &subscription, WallMicros wall) const noexcept {
     return subscription.sendable && !subscription.queue.empty() &&
            subscription.in_flight < subscription.window && may_have_unrecorded(subscription) &&
-           subscription.paused_until <= wall && !moment_lasts(subscription.rests_until, wall) &&
-           !subscription.token.asking;
+           !subscription.is_paused(wall) && !subscription.token.asking;
 }
 
 // Whoever has thousands of a subscription's rows locked, by an open unsubscribe() for instance, stops that
@@ -184,8 +183,8 @@ void Outbox::Impl::start_suspect(Micros now, WallMicros wall) {
         item->error = std::move(why);
         return;
     }
-    if (!subscription->sendable || subscription->paused_until > wall ||
-        moment_lasts(subscription->rests_until, wall) || subscription->token.asking || item->body_missing) {
+    if (!subscription->sendable || subscription->is_paused(wall) || subscription->token.asking ||
+        item->body_missing) {
         if (item->body_missing)
             ask_body(item);
         if (suspect_queue.size() > 1) {

@@ -22,8 +22,8 @@ extern "C" {
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
-#include "utils/memutils.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 }
 
 namespace whisperer::pg {

@@ -13,8 +13,8 @@ extern "C" {
 #include "utils/timestamp.h"
 }
 
-// Here and below, modified_date is the time of the call. By the row's xid the recorder sees that it came while
-// an attempt was under way.
+// Here and below, modified_date is the time of the call. By the row's xid the recorder sees that it came
+// while an attempt was under way.
 
 // `which` selects the uuids to move; `result` ends the statement.
 #define REVIVE_SQL(which, result)                                                                            \

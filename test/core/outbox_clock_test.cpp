@@ -122,7 +122,8 @@ TEST_F(OutboxTest, ARestEndsForTheOthersThoughARetryIsFarOff) {
     model.bodies_lost = {lost};
     model.commit(xid);
     ASSERT_TRUE(model.until([&] { return model.launches.count(lost) > 0; }));
-    EXPECT_FALSE(model.box->accepts(1, model.wall())) << "nor is anything taken at once by a session that shares it";
+    EXPECT_FALSE(model.box->accepts(1, model.wall()))
+        << "nor is anything taken at once by a session that shares it";
     xid = model.begin();
     for (int i = 0; i < 20; i++)
         model.insert(xid, 1);

@@ -194,7 +194,6 @@ class Model {
     Xid next() const { return next_xid; }
 
   private:
-
     static int took_off(void *context, const Uuid &uuid, int64_t, bool alone, const CrashCount &) {
         const Memory own(false);
         auto *model = static_cast<Model *>(context);
