@@ -173,15 +173,20 @@ pass('its session-level advisory lock does not outlive the call');
 	$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'}, '0');
 }
 
+# Who is in the function "gated", asleep or not.
+my $gated = q{FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = 60};
+
 # A crash while a callback runs: it is called again, and those that waited are not lost.
 {
 	sql(q{CREATE TABLE app.gate (open boolean); INSERT INTO app.gate VALUES (false); GRANT SELECT ON app.gate TO PUBLIC});
 	sql(q{CREATE FUNCTION app.gated(response jsonb, text, instance jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
-		$$ BEGIN WHILE NOT (SELECT open FROM app.gate) LOOP PERFORM pg_sleep(0.02); END LOOP; -- tested: sleeps
+		$$ BEGIN
+		   PERFORM pg_advisory_xact_lock_shared(60);
+		   WHILE NOT (SELECT open FROM app.gate) LOOP PERFORM pg_sleep(0.02); END LOOP; -- tested: sleeps
 		   INSERT INTO app.called (role, instance) VALUES ('gated', instance); END $$});
 	subscribe('alice', 'gated', '/gated', 'app.gated');
 	sql(q{SELECT whisperer.deliver_event(jsonb_build_object('n', n), 'gated') FROM generate_series(1, 5) n});
-	$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'}, '1');
+	$node->poll_until('postgres', "SELECT count(*) $gated", '1');
 	$node->wait_settled;
 	$node->crash_and_start;
 	sql('UPDATE app.gate SET open = true');
@@ -215,7 +220,7 @@ pass('its session-level advisory lock does not outlive the call');
 	$node->wait_settled;
 	for my $crash (1 .. 3)
 	{
-		$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'}, '1');
+		$node->poll_until('postgres', "SELECT count(*) $gated", '1');
 		deliver('bystander', '{}') if $crash == 1;
 		$node->wait_settled;
 		$node->crash_and_start;
@@ -231,8 +236,8 @@ pass('its session-level advisory lock does not outlive the call');
 	sql(q{INSERT INTO app.gate VALUES (true); DELETE FROM app.gate WHERE NOT open; UPDATE app.gate SET open = false});
 	my $before = sql(q{SELECT count(*) FROM app.called WHERE role = 'gated'});
 	deliver('gated', '{"n": 7}');
-	$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'}, '1');
-	my $pid = sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'});
+	$node->poll_until('postgres', "SELECT count(*) $gated", '1');
+	my $pid = sql("SELECT pid $gated");
 	sql(q{ALTER SYSTEM SET whisperer.enabled = off});
 	sql('SELECT pg_reload_conf()');
 	sql("SELECT pg_terminate_backend($pid)");

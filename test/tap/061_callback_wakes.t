@@ -18,6 +18,7 @@ sql(q{
 	CREATE FUNCTION note(response jsonb, event_type text, instance jsonb, payload jsonb) RETURNS void LANGUAGE sql AS
 		$$ INSERT INTO public.called VALUES (event_type, instance->>'n') $$;
 	CREATE FUNCTION gated(response jsonb, event_type text, instance jsonb, payload jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+		PERFORM pg_advisory_xact_lock_shared(61);
 		WHILE NOT (SELECT open FROM public.gate) LOOP PERFORM pg_sleep(0.02); END LOOP; -- tested: sleeps
 		INSERT INTO public.called VALUES (event_type, instance->>'n'); END $$});
 # Each its owner: calls of one owner are made one after the other.
@@ -29,7 +30,8 @@ for my $type (qw(gated note))
 sub deliver { my ($type, $n) = @_; return sql("SELECT whisperer.deliver_event(jsonb_build_object('n', $n), '$type')"); }
 sub called { my ($type, $n) = @_; $node->poll_until('postgres', "SELECT count(*) > 0 FROM called WHERE event_type = '$type' AND n = '$n'"); return; }
 my $callbacks = q{FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND };
-my $sleeps = "$callbacks wait_event = 'PgSleep'";
+# Who is in the function "gated", asleep or not.
+my $gated = q{FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = 61};
 my $waits = q{wait_event_type = 'Extension'}; # for something to do, in a latch: with nothing locked
 sub set { my ($setting) = @_; sql("ALTER SYSTEM $setting"); sql('SELECT pg_reload_conf()'); return; }
 
@@ -41,8 +43,8 @@ sub let_process_go { kill 'CONT', $_[0] or die "kill: $!"; return; }
 # call on takes that one for somebody who will make it.
 {
 	deliver('gated', 1);
-	$node->poll_until('postgres', "SELECT count(*) $sleeps", '1');
-	my $busy = sql("SELECT pid $sleeps");
+	$node->poll_until('postgres', "SELECT count(*) $gated", '1');
+	my $busy = sql("SELECT pid $gated");
 	my $idle = '';
 	for (my $n = 1; $idle eq ''; $n++) # it leaves after a while
 	{
@@ -57,13 +59,13 @@ sub let_process_go { kill 'CONT', $_[0] or die "kill: $!"; return; }
 	$node->delivery_pids('postgres', 1);
 	is(sql('SELECT count(*) FROM whisperer.job'), '1', 'the call waits');
 	let_process_go($idle);
-	$node->poll_until('postgres', "SELECT count(*) $sleeps", '1');
+	$node->poll_until('postgres', "SELECT count(*) $gated", '1');
 	pass('a call interrupted by a change of the set is made again, though one who could have made it leaves');
 }
 
 # Disabled and enabled again: the delivery worker, which announces what waits, hears of it before the launcher does.
 {
-	my $busy = sql("SELECT pid $sleeps");
+	my $busy = sql("SELECT pid $gated");
 	my ($delivery) = $node->delivery_pids('postgres');
 	set('SET whisperer.enabled = off');
 	$node->poll_until('postgres', q{SELECT state FROM whisperer.workers WHERE kind = 'delivery'}, 'disabled');
