@@ -162,7 +162,6 @@ void tell_by_hand(Oid relation, const char *event_type, const char *trigger) {
 }
 
 // ---- attach
-// -------------------------------------------------------------------------------------------------------
 
 struct AttachArguments {
     Oid relation;

@@ -28,7 +28,6 @@ constexpr int most_in_flight = 4096; // as the setting whisperer.max_in_flight
 }
 
 // ---- auth: what must be there, what may, and what the strings may hold
-// -------------------------------------------
 
 enum class Text {
     any,       // no control characters
@@ -170,7 +169,6 @@ void check_auth(const JsonbValue &value) {
 }
 
 // ---- the others
-// ---------------------------------------------------------------------------------------------------
 
 constexpr const char *timeout_hint =
     "Give seconds as one number for connection and response each, or two: [5, 10], or \"5,10\".";

@@ -44,7 +44,6 @@ bool bars_held = false;
 bool bars_exit_registered = false;
 
 // ---- Bars: from before the statement to the end of its transaction
-// ---------------------------------------------------
 
 void clear_bars() {
     if (!bars_held)
@@ -76,7 +75,6 @@ void empty_database(Oid database) {
 }
 
 // ---- Who may: as PostgreSQL decides, so that nobody else can stop anybody's deliveries
-// -------------------------------
 
 bool may_create_databases() {
     if (superuser())
@@ -171,7 +169,6 @@ void before_depends(const AlterObjectDependsStmt *statement) {
 }
 
 // ---- What concerns the launcher
-// --------------------------------------------------------------------------------------
 
 // SET or RESET of one of our settings, or RESET ALL.
 bool is_our_setting(const VariableSetStmt *statement) {
@@ -293,7 +290,6 @@ void utility(PlannedStmt *planned, const char *query, bool read_only_tree, Proce
 }
 
 // ---- CREATE and DROP EXTENSION, in whatever way
-// ----------------------------------------------------------------------
 
 // The catalog's row was inserted by this very command, so only SnapshotSelf sees it.
 bool new_extension_is_ours(Oid extension) {

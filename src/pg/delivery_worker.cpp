@@ -69,7 +69,6 @@ struct Loop {
 Loop loop;
 
 // ---- Transactions
-// -------------------------------------------------------------------------------------------------------
 
 // Says an error once, until another one comes or what failed goes well again.
 void say_error(DeliveryWorker *worker, ErrorData *error) {
@@ -207,7 +206,6 @@ void start_work(DeliveryWorker *worker) {
 }
 
 // ---- One turn
-// -----------------------------------------------------------------------------------------------------------
 
 void take_settings(DeliveryWorker *worker) {
     if (!worker_reload_settings())

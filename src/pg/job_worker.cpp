@@ -2,9 +2,9 @@
 //
 //     look which owners have jobs
 //       → the owner served longest ago, unless another process serves it:
-//           take up some jobs      (a durable transaction: a call that brings the server down is not made for
-//           ever) make each call         (a transaction of its own, which removes the job) after a while,
-//           give back what is left
+//           take up some jobs  (a durable transaction: what brings the server down is not made for ever)
+//           make each call     (a transaction of its own, which removes the job)
+//           after a while, give back what is left
 //       → until nobody has jobs; wait a while for more; leave
 //
 // A call and the removal of its job are one transaction: what is lost in a crash is done again, and only
@@ -119,7 +119,6 @@ bool may_work() {
 }
 
 // ---- Failures
-// -----------------------------------------------------------------------------------------------------------
 
 void count(Counter counter) {
     if (worker.kind == JobKind::callback)
@@ -155,7 +154,6 @@ void record_overruns() {
 }
 
 // ---- One call
-// -----------------------------------------------------------------------------------------------------------
 
 struct Run {
     const JobKey *job;
@@ -242,7 +240,6 @@ bool do_job(const JobKey &job, bool others_wait) {
 }
 
 // ---- An owner's turn
-// ----------------------------------------------------------------------------------------------------
 
 void take_up(OwnerQueue *queue, TakenJobs *taken) {
     begin();
@@ -318,7 +315,6 @@ void take_turn(OwnerQueue *queue) {
 }
 
 // ---- The loop
-// -----------------------------------------------------------------------------------------------------------
 
 void look() {
     int64 now = monotonic_micros();

@@ -1,6 +1,6 @@
 // The one static process: finds the databases that have the extension and starts, restarts and stops their
 // workers. It does no I/O and delivers nothing, so it always answers. Its state machine is drawn at the top
-// of launcher.cpp.
+// of launcher_machine.cpp.
 #pragma once
 
 #include "pg/prelude.hpp"

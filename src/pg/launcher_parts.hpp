@@ -1,5 +1,6 @@
-// Parts of the launcher: its memory of databases, what it reads from pg_database, how it registers processes,
-// and the file that remembers failures across a crash of the server. Only the launcher includes this.
+// Parts of the launcher: its memory of databases, their state machines, what it reads from pg_database, how
+// it registers processes, and the file that remembers failures across a crash of the server. Only the
+// launcher includes this.
 #pragma once
 
 #include "pg/prelude.hpp"
@@ -13,7 +14,7 @@ constexpr int64 second = 1000000;
 constexpr int64 never = PG_INT64_MAX;
 constexpr int64 slot_retry = 5 * second; // after a lack of worker slots
 
-// See the drawing in launcher.cpp.
+// See the drawing in launcher_machine.cpp.
 enum class DatabaseState { unknown, probing, absent, running, stopping };
 
 // What the launcher knows of a database. Times are monotonic_micros().
@@ -44,6 +45,20 @@ struct Entries {
 
 Entry *entry_find(Entries *entries, Oid database);
 Entry *entry_make(Entries *entries, Oid database);
+
+// ---- launcher_machine.cpp: what becomes of a database
+
+// One turn of its machine; returns when it wants the next.
+int64 database_step(Entry *entry, int64 now);
+// It is gone, or has no process any more and no extension.
+void database_forget(Entry *entry);
+// Its set of workers leaves; what is to come, it learns by looking.
+void set_stop(Entry *entry, int64 now);
+// A process of it has ended, or could not be started.
+void process_ended(Entry *entry, const SlotEnd &end, int64 now);
+void process_not_started(Entry *entry, WorkerKind kind, int64 now);
+// Whether the file has to be written; asked once, it is no longer so.
+bool memory_take_changed();
 
 // ---- launcher_databases.cpp: pg_database
 

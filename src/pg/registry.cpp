@@ -57,7 +57,6 @@ void check_description(const char *description) {
 }
 
 // ---- update_event_type
-// --------------------------------------------------------------------------------------------
 
 struct EventTypeChanges {
     bool given[3];
@@ -189,7 +188,6 @@ void update_event_type(Oid caller, const char *event_type, const EventTypeChange
 }
 
 // ---- unregister_event_type
-// ----------------------------------------------------------------------------------------
 
 [[noreturn]] void raise_in_use(const char *event_type, const char *detail, const char *hint) {
     ereport(ERROR, errcode(ERRCODE_OBJECT_IN_USE), errmsg("event type \"%s\" is in use", event_type),

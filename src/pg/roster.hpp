@@ -152,7 +152,6 @@ inline int subscription_shard(int64 subscription_id, int shards) {
 }
 
 // ---- Sessions and workers: this database
-// -----------------------------------------------------------------------------
 
 // This process's database; null when it has no slot (no extension known, or the roster is full). Cheap:
 // cached.
@@ -186,7 +185,6 @@ bool roster_settled_wait(long timeout_ms);
 void roster_settled_cancel();
 
 // ---- Jobs
-// ------------------------------------------------------------------------------------------------------------
 
 // Jobs of this kind were written, and are visible: wakes those who do them, or has one started.
 void roster_jobs_written(JobKind kind);
@@ -205,7 +203,6 @@ void roster_overrun_note(DatabaseSlot *slot, JobKind kind, const JobKey &job);
 bool roster_overrun_take(DatabaseSlot *slot, JobKind kind, JobKey *job);
 
 // ---- The launcher
-// --------------------------------------------------------------------------------------------------
 
 // Null: the roster is full, or (find) there is none.
 DatabaseSlot *roster_database_make(Oid database);
@@ -214,7 +211,6 @@ DatabaseSlot *roster_database_find(Oid database);
 void roster_database_free(Oid database);
 
 // ---- The worker that owns the slot
-// -----------------------------------------------------------------------------------
 
 // Has the worker marks that it has not taken? To be asked before it waits: a wait within a transaction (for a
 // lock, a page) resets the latch that announced them. `dirty`: the marks of deliveries count too.

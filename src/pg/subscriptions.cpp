@@ -26,7 +26,6 @@ namespace whisperer::pg {
 namespace {
 
 // ---- subscribe
-// ----------------------------------------------------------------------------------------------------
 
 const char *find_callback(const SubscriptionInput &input, Oid *function) {
     *function = InvalidOid;
@@ -95,7 +94,6 @@ Jsonb *empty_object() {
 }
 
 // ---- update_subscription, unsubscribe
-// -----------------------------------------------------------------------------
 
 void check_has_owner(const Subscription &subscription, const char *field) {
     if (!OidIsValid(subscription.owner))

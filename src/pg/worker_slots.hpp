@@ -65,7 +65,6 @@ bool slot_wake_idle(WorkerKind kind, Oid database);
 void slot_stop(Oid database, StopReason reason);
 
 // ---- Bars
-// ------------------------------------------------------------------------------------------------------------
 
 // No process of ours enters the database until this backend (or the launcher, once this backend is gone)
 // clears it; those that are in it are asked to leave. False: too many databases are barred at once.
