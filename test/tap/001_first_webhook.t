@@ -57,7 +57,8 @@ cmp_ok($header->{'webhook-timestamp'}, '>=', int $before, 'webhook-timestamp is 
 cmp_ok($header->{'webhook-timestamp'}, '<=', $after, 'webhook-timestamp is now, at the latest');
 like($header->{'x-whisperer-signature'}, qr/^sha256=[0-9a-f]{64}$/, 'X-Whisperer-Signature');
 like($header->{'webhook-signature'}, qr{^v1,[A-Za-z0-9+/]{43}=$}, 'webhook-signature');
-cmp_ok($request->{arrived} - $before, '<', 5, 'and promptly');
+# Not by the safety scan, which comes after an hour.
+cmp_ok($request->{arrived} - $before, '<', 60, 'and promptly');
 
 # What the views say of it.
 $node->wait_settled;
