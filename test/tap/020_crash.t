@@ -15,7 +15,8 @@ my $in_flight = 32;
 my $not_durable = 64;
 my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->started('main',
-	settings => "restart_after_crash = on\nwhisperer.max_in_flight_per_subscription = $in_flight\nwhisperer.max_in_flight = $not_durable");
+	settings => "restart_after_crash = on\nwhisperer.request_timeout = 600\n"
+	  . "whisperer.max_in_flight_per_subscription = $in_flight\nwhisperer.max_in_flight = $not_durable");
 
 my $subscription = $node->safe_psql(
 	'postgres', qq{
@@ -68,8 +69,8 @@ my $kill_worker = sub {
 };
 my $pull_the_plug = sub { $node->crash_and_start };
 
-# As fast as it goes at first, and then slow enough to be in the middle when it crashes.
-my $delivering = [ { status => 200, times => 1000 }, { status => 200, delay => { headers => 50 } } ];
+# As fast as it goes at first, and then slow enough to be in the middle when it crashes. However late that is, it is not the end.
+my $delivering = [ { status => 200, times => 1000 }, { status => 200, delay => { headers => 50 }, times => 2000 }, { hang => 'request' } ];
 crash_in_the_middle('worker killed while delivering', $delivering, 1000, $not_durable, $kill_worker);
 crash_in_the_middle('worker killed while waiting', [ { hang => 'request' } ], $in_flight, $in_flight, $kill_worker);
 crash_in_the_middle('plug pulled while delivering', $delivering, 1000, $not_durable, $pull_the_plug);
