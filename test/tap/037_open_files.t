@@ -14,7 +14,7 @@ plan skip_all => 'the limit of open files is valgrind\'s' if $ENV{WHISPERER_POST
 my $wanted = 300;
 my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->started('main',
-	settings => "whisperer.max_in_flight = $wanted\nwhisperer.max_in_flight_per_subscription = $wanted");
+	settings => "whisperer.max_in_flight = $wanted\nwhisperer.max_in_flight_per_subscription = $wanted\nwhisperer.request_timeout = 600");
 my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
 my $in_flight = q{SELECT in_flight FROM whisperer.workers WHERE kind = 'delivery'};
 
