@@ -133,10 +133,16 @@ for my $isolation ('READ COMMITTED', 'REPEATABLE READ')
 for my $adopted ('NULL', q{'2100-01-01'})
 {
 	fresh(1 => 'pending');
-	$two->start(q{SELECT whisperer.wait_until_settled('5 s')});
+	$two->start(q{SELECT whisperer.wait_until_settled('1 h')});
 	$two->until_it_waits('Extension');
 	$one->run('BEGIN; ' . retry(1) . "; UPDATE whisperer.delivery SET due = $adopted; COMMIT");
-	is($two->finish, 'f', "retried meanwhile, due $adopted: it still waits");
+	# It looks every second.
+	my $done = $node->safe_psql('postgres', 'SELECT clock_timestamp()');
+	$node->poll_until('postgres', "SELECT clock_timestamp() > '$done'::timestamptz + interval '4 s'");
+	$two->until_it_waits('Extension');
+	is($two->{out}, '', "retried meanwhile, due $adopted: it still waits");
+	$one->run(cancel(1));
+	is($two->finish, 't', '... until it is settled');
 }
 fresh(1 => 'pending');
 my $start = time();
