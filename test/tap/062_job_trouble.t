@@ -31,12 +31,11 @@ my $number = 0;
 sub deliver { sql("SELECT whisperer.deliver_event('{\"n\": @{[++$number]}}', 't')"); return; }
 sub called { $node->poll_until('postgres', "SELECT count(*) FROM called WHERE n = $number", '1'); return; }
 
-# Until so many processes have ended with the error since then; how long that took.
+# Until so many processes have ended with the error since then.
 sub failed
 {
 	my ($times, $log) = @_;
-	my $start = time();
-	my $end = $start + $PostgreSQL::Test::Utils::timeout_default;
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
 	my $count = 0;
 	until ($count >= $times || time() > $end)
 	{
@@ -44,33 +43,42 @@ sub failed
 		$count = () = $node->log_since($log) =~ /"whisperer callback" \(PID \d+\) exited with exit code 1/g;
 	}
 	is($count, $times, "$times processes have ended");
-	return time() - $start;
+	return;
 }
 
 # One, and four more after 1, 2, 4 and 8 seconds.
 my $log = $node->log_position;
+my $start = time();
 deliver();
-cmp_ok(failed(5, $log), '>=', 1 + 2 + 4 + 8, 'each waits longer');
+failed(5, $log);
+cmp_ok(time() - $start, '>=', 1 + 2 + 4 + 8, 'each waits longer');
 like($node->log_since($log), qr/ERROR:  trouble with the table of jobs/, 'the log says why');
 is(sql('SELECT count(*) FROM whisperer.job'), '1', 'the call waits');
 sql('ALTER TABLE whisperer.job DISABLE TRIGGER trouble');
 called();
 
-# The one that made it works for a day, and then there is trouble once more.
-my $pid = sql("SELECT pid $process");
-$clock->set(1);
-deliver();
-called();
-is(sql("SELECT pid $process"), $pid, 'it is the same process');
+# The one that made it works for a day, and then there is trouble once more. (It leaves when it has had nothing to do for a while:
+# then the next one is given its day.)
+my $same = 0;
+my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+for (my $day = 1; !$same && time() < $end; $day++)
+{
+	my $pid = sql("SELECT pid $process");
+	$clock->set($day);
+	deliver();
+	called();
+	$same = $pid ne '' && sql("SELECT pid $process") eq $pid;
+}
+ok($same, 'it is the same process');
 $log = $node->log_position;
 sql('ALTER TABLE whisperer.job ENABLE TRIGGER trouble');
 deliver();
 failed(1, $log);
 sql('ALTER TABLE whisperer.job DISABLE TRIGGER trouble');
-my $start = time();
+$start = time();
 called();
 # Not half a minute, as the sixth in a row.
-cmp_ok(time() - $start, '<', 15, 'it is not held responsible for what failed before it');
+cmp_ok(time() - $start, '<', 25, 'it is not held responsible for what failed before it');
 
 $node->stop;
 done_testing();
