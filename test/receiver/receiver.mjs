@@ -235,7 +235,8 @@ process.stdin.on('end', () => process.exit(0)).on('error', () => process.exit(0)
 const options = JSON.parse(process.argv[2] ?? '{"listen": [{"name": "main"}]}');
 const ports = {};
 for (const port of options.listen) ports[port.name] = await listen(port);
-const server = http.createServer({ requestTimeout: 0 }, control);
+// A test may be silent for long: a connection that is closed as it speaks again takes its words with it.
+const server = http.createServer({ requestTimeout: 0, keepAliveTimeout: 0 }, control);
 server.listen(0, '127.0.0.1', () => {
     process.stdout.write(`${JSON.stringify({ control: server.address().port, ports })}\n`);
 });
