@@ -123,7 +123,7 @@ pass('revived, it counts on');
 sql("SELECT whisperer.unsubscribe($limited)");
 
 # ---- Cancelled while it was in flight: a 2xx is a delivery after all, anything else stays cancelled.
-my $late = subscribe('late');
+my $late = subscribe('late', '{"request_timeout": 600}');
 for my $case ([ 200, 'delivered|1|200' ], [ 500, 'cancelled|1|500' ], [ 410, 'cancelled|1|410' ])
 {
 	my ($status, $expected) = @$case;
