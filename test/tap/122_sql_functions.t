@@ -69,7 +69,7 @@ my %use = (
 	},
 	countdown => sub {
 		my $uuid = sql(q{SELECT (whisperer.deliver_event('{}'::jsonb, 'countdown'))[1]});
-		$node->poll_until('postgres', "SELECT count(*) = 1 FROM whisperer.pending WHERE uuid = '$uuid' AND retry_count = 1");
+		$node->poll_until('postgres', "SELECT count(*) = 1 FROM whisperer.pending WHERE uuid = '$uuid' AND retry_count >= 1");
 		my $state = failure('countdown');
 		sql("SELECT whisperer.cancel('$uuid')");
 		return $state;
