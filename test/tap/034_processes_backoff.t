@@ -21,6 +21,14 @@ sub failures
 	return -e $file && slurp_file($file) =~ /^$oid (\d+) \d+ \d+$/m ? $1 : 0;
 }
 
+# Whether the launcher has noted that the worker runs, as it does when it has started it: whom it does not know to have run did not
+# crash, either.
+sub noted
+{
+	my $file = $node->data_dir . '/pg_whisperer/launcher';
+	return -e $file && slurp_file($file) =~ /^$oid \d+ 1 \d+$/m;
+}
+
 # While the server restarts itself, it takes no connections.
 sub wait_until
 {
@@ -43,6 +51,7 @@ my ($pid) = $node->delivery_pids('postgres');
 my $start = time();
 foreach my $crash (1 .. 3)
 {
+	wait_until(\&noted, "crash $crash: the worker is known to run");
 	kill 'KILL', $pid;
 	my $killed = $pid;
 	wait_until(sub { my $now = worker(); ($pid = $now) && $now ne $killed }, "crash $crash: a worker again");
@@ -75,6 +84,7 @@ $node->delivery_pids('postgres');
 # What is written there cannot be: a crash leaves no trace, and perhaps it was the worker again. It starts a minute later;
 # what somebody asks for meanwhile does not wait.
 my $unwritable = $node->data_dir . '/pg_whisperer/launcher.new';
+wait_until(\&noted, 'nothing is left to write');
 unlink $node->data_dir . '/pg_whisperer/launcher';
 mkdir $unwritable or die "$unwritable: $!";
 ($pid) = $node->delivery_pids('postgres');
