@@ -11,6 +11,7 @@ export class NameServer {
     constructor() {
         this.records = new Map();
         this.asked = new Map(); // "name type": how often
+        this.numbers = new Map(); // "name type id": which time of these
         this.socket = null;
     }
 
@@ -20,6 +21,7 @@ export class NameServer {
             this.records.set(name.toLowerCase(), Array.isArray(record) ? record : [record]);
             for (const type of Object.values(TYPES)) this.asked.delete(`${name.toLowerCase()} ${type}`);
         }
+        this.numbers.clear();
         if (this.socket) return;
         // Many look-ups at once: what does not fit is lost, and asked for again only after the resolver's time-out.
         this.socket = dgram.createSocket({ type: 'udp4', recvBufferSize: 1 << 20 });
@@ -36,8 +38,11 @@ export class NameServer {
     answer(query) {
         const { name, type, end } = readQuestion(query);
         const key = `${name} ${TYPES[type] ?? type}`;
-        const count = this.asked.get(key) ?? 0;
-        this.asked.set(key, count + 1);
+        // A resolver that had to wait too long sends the same query again: that is no other look-up.
+        const same = `${key} ${query.readUInt16BE(0)}`;
+        const count = this.numbers.get(same) ?? this.asked.get(key) ?? 0;
+        if (!this.numbers.has(same)) this.asked.set(key, count + 1);
+        this.numbers.set(same, count);
         const steps = this.records.get(name);
         const record = steps?.[Math.min(count, steps.length - 1)];
         if (record === 'silent') return null;
