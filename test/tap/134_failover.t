@@ -45,7 +45,7 @@ for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 	for my $how ('crash', 'fence')
 	{
 		my $standby = add_standby($primary);
-		my $attempts = 'SELECT attempts FROM whisperer.statistics';
+		my $attempts = 'SELECT sum(retry_count) FROM whisperer.webhook_events';
 		my $made;
 		$ledger->start(prepared => 1, rate => 200, sessions_end => $how eq 'crash');
 		$ledger->begun;
@@ -62,6 +62,8 @@ for my $round (1 .. Whisperer::Ledger::repetitions(20, 500))
 				$primary->safe_psql('postgres', $_) for 'ALTER SYSTEM SET whisperer.enabled = off', 'SELECT pg_reload_conf()';
 				$primary->poll_until('postgres',
 					q{SELECT state, in_flight FROM whisperer.workers WHERE kind = 'delivery'}, 'disabled|0');
+				# And its last results are recorded.
+				$primary->poll_until('postgres', 'SELECT count(*) FROM whisperer.in_flight_list()', '0');
 				$made = $primary->safe_psql('postgres', $attempts);
 				$ledger->written($ledger->sql('SELECT count(*) FROM ledger') + 10);
 				$ledger->finish;
@@ -89,7 +91,7 @@ $primary->stop;
 
 # --- a standby that goes away while requests are under way
 $receiver = Whisperer::Receiver->new;
-$primary = make_primary(settings => "whisperer.request_timeout = 2\nwhisperer.callback_timeout = '500 ms'");
+$primary = make_primary(settings => "whisperer.request_timeout = 8\nwhisperer.callback_timeout = '4 s'");
 my $standby = add_standby($primary);
 $ledger = Whisperer::Ledger->new($primary, $receiver);
 $receiver->answer('/plain', { status => 200, delay => { headers => 1000 } });
@@ -105,9 +107,9 @@ ok($primary->poll_until('postgres', q{SELECT count(*) FROM whisperer.pending WHE
 # A second attempt would have hidden the first one's error.
 my $troubles = q{SELECT count(*) FROM whisperer.webhook_events WHERE target_url ~ 'plain' AND retry_count <> 1};
 is($primary->safe_psql('postgres', $troubles), '0', 'no good answer is a time-out');
-# Longer than callbacks may take: one that has been made, and whose commit waits, has not failed.
+# Longer than twice what callbacks may take: one that has been made, and whose commit waits, has not failed.
 my $gone = time();
-$primary->poll_until('postgres', 'SELECT clock_timestamp() > to_timestamp(' . ($gone + 2) . ')');
+$primary->poll_until('postgres', 'SELECT clock_timestamp() > to_timestamp(' . ($gone + 10) . ')');
 $standby->start;
 $primary->poll_until('postgres', $waiting, 'f');
 $ledger->finish;
