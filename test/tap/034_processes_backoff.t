@@ -67,6 +67,8 @@ is(failures(), 3, 'a clean restart is no failure');
 # Somebody changes something: perhaps the reason is gone.
 $node->safe_psql('postgres', 'ALTER DATABASE postgres SET whisperer.max_attempts = 5');
 wait_until(sub { failures() == 0 }, 'a change that is announced begins anew');
+# Not the one that leaves for it: that one may be gone when it is to be killed.
+wait_until(sub { my $now = worker(); $now && $now ne $pid }, 'with another worker');
 
 # Also while the launcher waits, for minutes in the end.
 foreach my $crash (1 .. 3)
