@@ -21,7 +21,7 @@ sub curl
 {
 	my (@arguments) = @_;
 	my ($output, $errors) = ('', '');
-	IPC::Run::run([ 'curl', '-sS', '--noproxy', '*', '-m', '20', @arguments ], '>', \$output, '2>', \$errors);
+	IPC::Run::run([ 'curl', '-sS', '--noproxy', '*', '-m', $Whisperer::Receiver::timeout, @arguments ], '>', \$output, '2>', \$errors);
 	return ($? >> 8, $output);
 }
 my $status_of = sub { (curl('-o', '/dev/null', '-w', '%{http_code}', '-d', 'x', @_))[1] };
@@ -68,7 +68,7 @@ for my $stage (qw(head request headers body))
 }
 $receiver->answer('/closes', { cut => 'request', how => 'close' });
 is((curl($receiver->url('/closes')))[0], 52, 'closed without an answer');
-like((curl($receiver->url('/', port => 'resets')))[0], qr{^(7|56)$}, 'reset at once, while connecting or after');
+like((curl($receiver->url('/', port => 'resets')))[0], qr{^(7|55|56)$}, 'reset at once, while connecting or after');
 ok(!($receiver->requests(path => "/cut_head"))[0]{complete}, "a request whose body was not read says so");
 
 # Hanging, until released.
@@ -85,15 +85,16 @@ is($output, 'at last', 'and goes on when released');
 unlink "$directory/large";
 append_to_file("$directory/large", 'x' x 8_000_000);
 $receiver->answer('/unread', { hang => 'head', body => 'at last' });
-my @large = ('-H', 'Expect:', '--data-binary', "\@$directory/large", $receiver->url('/unread'));
-my ($exit, $sent) = curl('-m', '1', '-o', '/dev/null', '-w', '%{size_upload}', @large);
+my @large = ('-H', 'Expect:', '--data-binary', "\@$directory/large");
+my ($exit, $sent) = curl('-m', '1', '-o', '/dev/null', '-w', '%{size_upload}', @large, $receiver->url('/unread'));
 is($exit, 28, 'a body that is not read: no answer');
 cmp_ok($sent, '<', 8_000_000, '... and not all of it is taken');
-my $arrived = $receiver->count(path => '/unread');
+# On a path of its own: the receiver may hear of the one before only now.
+$receiver->answer('/released', { hang => 'head', body => 'at last' });
 $output = '';
-$client = IPC::Run::start([ 'curl', '-sS', '--noproxy', '*', @large ], '>', \$output);
-$receiver->await('/unread', $arrived + 1);
-$receiver->release('/unread');
+$client = IPC::Run::start([ 'curl', '-sS', '--noproxy', '*', @large, $receiver->url('/released') ], '>', \$output);
+$receiver->await('/released', 1);
+$receiver->release('/released');
 $client->finish;
 is($output, 'at last', 'it is read, and answered, when released');
 
