@@ -95,8 +95,9 @@ for my $path ('/one', '/two', '/three')
 }
 
 my $expected = 3 * @committed;
-is( $node->safe_psql('postgres', 'SELECT deliveries, delivered, failed, cancelled FROM whisperer.statistics'),
-	"$expected|$expected|0|0", 'statistics agree');
+# Counted a moment after it can be seen.
+$node->poll_until('postgres', 'SELECT deliveries, delivered, failed, cancelled FROM whisperer.statistics', "$expected|$expected|0|0");
+pass('statistics agree');
 is( $node->safe_psql('postgres', q{SELECT count(*), count(DISTINCT uuid), bool_and(retry_count = 1)
 		FROM whisperer.webhook_events WHERE delivered}),
 	"$expected|$expected|t", 'the views agree: each at the first attempt');
