@@ -11,7 +11,7 @@ use Whisperer::Receiver;
 
 my $events = $ENV{WHISPERER_HELD_DELIVERIES} || 20000;
 my $receiver = Whisperer::Receiver->new;
-my $node = Whisperer::Node->started('main', settings => "max_wal_size = 4GB\nautovacuum_naptime = 1s");
+my $node = Whisperer::Node->started('main', settings => "max_wal_size = 4GB\nautovacuum_naptime = 1s\nwhisperer.request_timeout = 600");
 
 $node->safe_psql(
 	'postgres', qq{
