@@ -38,11 +38,10 @@ is( $node->safe_psql(
 		  FROM whisperer.workers WHERE kind IN ('launcher', 'delivery') ORDER BY kind, database}),
 	"delivery|postgres|t|t|0|t\ndelivery|shop|t|t|0|t\nlauncher||t|t|0|t",
 	'the view of the processes');
-is( $node->safe_psql(
-		'postgres', q{SELECT count(*) FROM whisperer.workers w JOIN pg_stat_activity a USING (pid)
-			WHERE w.kind IN ('launcher', 'delivery') AND a.backend_type = 'whisperer ' || w.kind AND a.application_name LIKE a.backend_type || '%'}),
-	3,
-	'pg_stat_activity knows them by telling names');
+# There they are only once they are in their database.
+$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.workers w JOIN pg_stat_activity a USING (pid)
+	WHERE w.kind IN ('launcher', 'delivery') AND a.backend_type = 'whisperer ' || w.kind AND a.application_name LIKE a.backend_type || '%'}, 3);
+pass('pg_stat_activity knows them by telling names');
 
 # CREATE EXTENSION that is rolled back starts nothing that stays; neither does DROP EXTENSION stop anything for good.
 $node->safe_psql('plain', 'BEGIN; CREATE EXTENSION whisperer; ROLLBACK');
