@@ -10,7 +10,7 @@ use Test::More;
 use Whisperer::Node;
 use Whisperer::Receiver;
 
-my $node = Whisperer::Node->started('main', settings => 'autovacuum = off');
+my $node = Whisperer::Node->started('main', settings => "autovacuum = off\nwhisperer.request_timeout = 600");
 my $receiver = Whisperer::Receiver->new;
 my $url = $receiver->url('/in');
 $node->safe_psql('postgres', qq{
@@ -61,7 +61,7 @@ for (@contents)
 # --- somebody has the row locked when the result comes: that one waits, no other does
 my $open = $node->background_psql('postgres');
 sql(qq{SELECT whisperer.register_event_type('later');
-	SELECT whisperer.subscribe('later', '} . $receiver->url('/later') . q{')});
+	SELECT whisperer.subscribe('later', '} . $receiver->url('/later') . q{', retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 3600}}')});
 for my $strength ('KEY SHARE', 'SHARE', 'NO KEY UPDATE', 'UPDATE')
 {
 	$receiver->behave(path => '/in', steps => [ { hang => 'request' }, { status => 200 } ]);
