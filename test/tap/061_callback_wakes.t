@@ -7,7 +7,7 @@ use Whisperer::Node;
 use Whisperer::Receiver;
 
 my $receiver = Whisperer::Receiver->new;
-my $node = Whisperer::Node->started('main', settings => "whisperer.workers = 2\nwhisperer.callback_timeout = 60s");
+my $node = Whisperer::Node->started('main', settings => "whisperer.workers = 2\nwhisperer.callback_timeout = 600s");
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 
 sql(q{
@@ -37,6 +37,15 @@ sub set { my ($setting) = @_; sql("ALTER SYSTEM $setting"); sql('SELECT pg_reloa
 
 # A process that is stopped lets everybody go on without it: then what depends on who is first is certain.
 sub stop_process { kill 'STOP', $_[0] or die "kill: $!"; return; }
+# One that waits for something to do; nothing when it has left by itself, or is about to.
+sub stop_idle
+{
+	my ($pid) = @_;
+	kill 'STOP', $pid or return '';
+	return $pid if sql("SELECT count(*) $callbacks pid = $pid AND $waits AND state = 'idle'") eq '1';
+	kill 'CONT', $pid;
+	return '';
+}
 sub let_process_go { kill 'CONT', $_[0] or die "kill: $!"; return; }
 
 # The set of processes ends while one is in a call, and another, idle one takes its time to leave: whoever hands the
@@ -50,9 +59,9 @@ sub let_process_go { kill 'CONT', $_[0] or die "kill: $!"; return; }
 	{
 		deliver('note', $n);
 		called('note', $n);
-		$idle = sql("SELECT pid $callbacks pid <> $busy AND $waits AND state = 'idle' LIMIT 1");
+		my $one = sql("SELECT pid $callbacks pid <> $busy AND $waits AND state = 'idle' LIMIT 1");
+		$idle = stop_idle($one) if $one ne '';
 	}
-	stop_process($idle);
 	my $old = join ', ', $busy, $node->delivery_pids('postgres', 2);
 	set('SET whisperer.workers = 1');
 	$node->poll_until('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid IN ($old)", '0');
