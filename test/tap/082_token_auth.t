@@ -120,7 +120,7 @@ sql(q{SELECT whisperer.register_event_type('inside');
 raise('inside');
 like(failed('inside'), qr{^\|token request to http://169\.254\.169\.254 failed: .*whisperer\.allowed_networks}, 'address policy');
 
-subscribe('hangs', '', ', "max_attempts": 1, "request_timeout": 0.5');
+subscribe('hangs', '', ', "max_attempts": 1, "request_timeout": [60, 0.5]');
 $receiver->answer('/login/hangs', {hang => 'request'});
 raise('hangs');
 like(failed('hangs'), qr{^\|token request to \Q$origin\E failed: no response within 0\.5 s}, 'time-out');
