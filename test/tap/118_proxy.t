@@ -27,7 +27,7 @@ my %types;
 sub attempt
 {
 	my ($type, $url, %more) = @_;
-	my $config = $more{config} // '{"request_timeout": 2}';
+	my $config = $more{config} // '{"request_timeout": 600}';
 	sql(qq{SELECT whisperer.register_event_type('$type'); SELECT whisperer.subscribe('$type', '$url', 'secret', additional_headers => '{"X-Mine": "yes"}',
 		retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 1000}}', config => '$config')}) unless $types{$type}++;
 	my $id = sql("SELECT unnest(whisperer.deliver_event('{}', '$type', _async => @{[$more{sync} ? 'false' : 'true']}))");
@@ -74,7 +74,8 @@ for my $case (
 	my ($name, $step, $error) = @$case;
 	$target++;
 	$receiver->behave(path => "127.0.0.1:$target", port => 'proxy', steps => [$step]);
-	my ($state, $status, $content, $said) = split /\|/, attempt($name, "http://127.0.0.1:$target/$name"), 4;
+	my %patience = $step->{hang} ? (config => '{"request_timeout": 2}') : ();
+	my ($state, $status, $content, $said) = split /\|/, attempt($name, "http://127.0.0.1:$target/$name", %patience), 4;
 	is("$state $status $content", 'pending none none', "a proxy: $name: no response, tried again");
 	like($said, $error, '... and the error says so');
 }
