@@ -82,7 +82,7 @@ sub synchronous_session
 
 # --- how: each returns whether it was done
 
-# It may have gone by itself meanwhile; the log knows.
+# It may have gone by itself meanwhile; the log knows, as soon as the postmaster, who has seen its end, takes the next connection.
 my $kills = 0;
 sub kill_one
 {
@@ -90,10 +90,10 @@ sub kill_one
 	my $log = $node->log_position;
 	$ledger->forget_crashes;
 	kill 'KILL', $pid or return 0;
-	my $killed = qr/\(PID $pid\) was terminated by signal 9/;
-	my $end = time() + 5;
-	usleep(10_000) until $node->log_since($log) =~ $killed || time() > $end;
-	return 0 if $node->log_since($log) !~ $killed;
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+	usleep(10_000) while kill(0, $pid) && time() < $end;
+	$node->psql('postgres', 'SELECT 1');
+	return 0 if $node->log_since($log) !~ /\(PID $pid\) was terminated by signal 9/;
 	$kills++;
 	return 1;
 }
@@ -104,6 +104,19 @@ sub terminate_one
 	my ($pid) = @_;
 	return $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 30000)") eq 't' ? 1 : 0;
 }
+
+# A delivery worker that leaves has a second's patience with receivers. Where that may have passed, what was in flight may be sent again.
+sub patiently
+{
+	my ($leave) = @_;
+	my $asked = time();
+	my $result = $leave->();
+	my $left = time();
+	note sprintf 'left after %.1f s', $left - $asked;
+	$ledger->disrupted($asked, $left) if $left - $asked >= 1;
+	return $result;
+}
+sub terminate_patiently { my ($pid) = @_; return patiently(sub { terminate_one($pid) }); }
 
 # The second time, a while after, it does not finish that, nor wait for a lock.
 sub terminate_twice
@@ -122,11 +135,10 @@ sub shut_down
 		my $stop = IPC::Run::start([ 'pg_ctl', '-D', $node->data_dir, '-m', 'smart', '-s', '-t', $PostgreSQL::Test::Utils::timeout_default, 'stop' ],
 			'<', \undef, '>', \my $said, '2>&1');
 		$ledger->random_moment(0.3);
-		$ledger->stop_load;
-		$stop->finish or die "smart shutdown: $said";
+		patiently(sub { $ledger->stop_load; $stop->finish or die "smart shutdown: $said" });
 		$node->_update_pid(0);
 	}
-	else { $node->stop($mode); }
+	else { patiently(sub { $node->stop($mode) }); }
 	$node->start;
 	return 1;
 }
@@ -194,7 +206,8 @@ my @means = (
 	(map { my ($name, @bring) = @$_; means("kill $name", to(\&kill_one, @bring), sessions_end => 1, again => 1) } @whom),
 	(map {
 		my ($name, @bring) = @$_;
-		means("terminate $name", to($fleeting{ $bring[1] // '' } ? \&terminate_twice : \&terminate_one, @bring), sessions_end => $name =~ /at work/ || 0);
+		my $how = $fleeting{ $bring[1] // '' } ? \&terminate_twice : $name eq 'the delivery worker' ? \&terminate_patiently : \&terminate_one;
+		means("terminate $name", to($how, @bring), sessions_end => $name =~ /at work/ || 0);
 	} @whom),
 	means('terminate the delivery worker twice', to(\&terminate_twice, \&delivery_worker), again => 1),
 	means('kill the postmaster', \&kill_postmaster, sessions_end => 1, again => 1, hangs => 1),
