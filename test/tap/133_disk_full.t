@@ -53,6 +53,14 @@ sub said_since
 # As PostgreSQL says it: the second when there was room for a part of a page.
 my $no_space = qr/No space left on device|wrote only \d+ of \d+ bytes/;
 
+# Who panics has said so before it ends, and the server takes connections until it sees that end.
+sub await_crash
+{
+	my ($log) = @_;
+	$node->wait_for_log(qr/was terminated by signal 6/, $log) if $node->log_since($log) =~ /PANIC: /;
+	return;
+}
+
 # --- the tables' disk: attempts are made, and their results cannot be written
 $receiver->answer('/plain', { status => 200, body => 'x' x 2000, delay => { headers => 300 } });
 my $position = $node->log_position;
@@ -96,6 +104,7 @@ for my $round (1 .. $rounds)
 	free();
 	$ledger->random_moment(0.2);
 	$ledger->stop_load;
+	await_crash($log);
 	$node->wait_back;
 	$unrecorded++ if $node->log_since($log) =~ /whisperer could not work on its tables in database "shop": .*$no_space/;
 	# There may have been no space for the WAL, too: then the server restarts itself, or gives up. Otherwise nothing is sent twice.
@@ -135,7 +144,8 @@ $node->start;
 $node->safe_psql('postgres', 'DROP EXTENSION whisperer');
 
 # --- the WAL's disk: PostgreSQL panics, and comes back when there is space
-$ledger->start(seconds => 2, rate => 300, sessions_end => 1, errors => $no_space);
+# It ends with its connections.
+$ledger->start(rate => 300, sessions_end => 1, errors => $no_space);
 $ledger->begun;
 my $end = time() + 60;
 my $log = $node->log_position;
@@ -149,6 +159,7 @@ $ledger->disrupt(sub {
 	like($node->log_since($log), $panic, 'PostgreSQL has panicked');
 	free();
 	$ledger->end_load;
+	await_crash($log);
 	$node->wait_back;
 });
 $ledger->finish;
