@@ -7,6 +7,7 @@ use warnings;
 use List::Util qw(shuffle);
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(time);
 use Whisperer::Fault;
 use Whisperer::Ledger;
 use Whisperer::Node;
@@ -38,7 +39,8 @@ sub crash
 	$ledger->forget_crashes; # the launcher would wait longer each time
 	$fault->arm($point, $whom, commits => int rand 4, locks => int rand 3);
 	my ($strike) = $fault->await(1) or die "it was not struck $point\n";
-	$ledger->disrupted($strike->{at}, $strike->{at});
+	# The sending thread goes on until its process ends.
+	$ledger->disrupted($strike->{at}, time());
 	if ($whom eq 'server')
 	{
 		$fault->preloaded(sub { $node->start_killed });

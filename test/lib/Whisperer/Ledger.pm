@@ -321,7 +321,7 @@ sub _disrupted
 {
 	my ($self, $arrived) = @_;
 	my ($first, $last) = (sort { $a <=> $b } @$arrived)[ 0, -1 ];
-	return scalar grep { $first <= $_->[1] + 3 && $last >= $_->[0] } @{ $self->{disruptions} };
+	return scalar grep { $first <= $_->[1] + 10 && $last >= $_->[0] } @{ $self->{disruptions} };
 }
 
 # A new page: what was judged is forgotten on all three sides. (prune() would ask the clock, and the clock may jump.)
