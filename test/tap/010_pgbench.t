@@ -18,7 +18,7 @@ my $each = int($transactions / $clients);
 my $secret = 'whsec_' . 'MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
 
 my $receiver = Whisperer::Receiver->new;
-my $node = Whisperer::Node->started('main', settings => "shared_buffers = 128MB\nmax_wal_size = 4GB");
+my $node = Whisperer::Node->started('main', settings => "shared_buffers = 128MB\nmax_wal_size = 4GB\nwhisperer.request_timeout = 600");
 
 # pgbench's tables as they are, but for a column that tells history rows apart.
 $node->command_ok([ 'pgbench', '-i', '-q', '-s', '4', 'postgres' ], 'pgbench initialised');

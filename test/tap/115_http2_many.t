@@ -11,7 +11,7 @@ use Whisperer::Node;
 
 my $count = 30_000;
 my $nginx = Bench::Nginx->new(tls => 1);
-my $node = Whisperer::Node->started('main', settings => "whisperer.ca_file = '$nginx->{certificate}'");
+my $node = Whisperer::Node->started('main', settings => "whisperer.ca_file = '$nginx->{certificate}'\nwhisperer.request_timeout = 600");
 my $url = $nginx->url('/in');
 $node->safe_psql('postgres', qq{
 	SELECT whisperer.register_event_type('t');

@@ -12,7 +12,7 @@ use Whisperer::Processes qw(private_memory);
 use Whisperer::Receiver;
 
 my $receiver = Whisperer::Receiver->new;
-my $node = Whisperer::Node->started('main', settings => "$Whisperer::Ledger::settings\nmax_wal_size = 4GB");
+my $node = Whisperer::Node->started('main', settings => "$Whisperer::Ledger::settings\nmax_wal_size = 4GB\nwhisperer.request_timeout = 600");
 my $ledger = Whisperer::Ledger->new($node, $receiver);
 
 # --- savepoints
