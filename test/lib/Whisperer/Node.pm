@@ -87,14 +87,22 @@ sub poll_until
 	die "waited $seconds s for \"$expected\" from: $query\nlast answer: $answer\n";
 }
 
-# The delivery workers' process ids in a database, once there are as many as asked for (1).
+# The delivery workers' process ids in a database, once there are as many as asked for (1). Counted in the same look: they may be
+# about to give way to others.
 sub delivery_pids
 {
 	my ($self, $database, $count) = @_;
 	$count //= 1;
-	my $of = "FROM whisperer.workers WHERE kind = 'delivery' AND database = '$database' AND pid IS NOT NULL";
-	$self->poll_until($database, "SELECT count(*) $of", $count);
-	return split /\n/, $self->safe_psql($database, "SELECT pid $of ORDER BY pid");
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+	my @pids;
+	do
+	{
+		@pids = split /\n/, $self->safe_psql($database,
+			"SELECT pid FROM whisperer.workers WHERE kind = 'delivery' AND database = '$database' AND pid IS NOT NULL ORDER BY pid");
+		return @pids if @pids == $count;
+		usleep(20_000);
+	} while (time() < $end);
+	die "waited for $count delivery workers of database \"$database\", and there are: @pids\n";
 }
 
 # Where the log is now, and what was written to it since.
