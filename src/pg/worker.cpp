@@ -37,6 +37,8 @@ namespace {
 
 WorkerSelf self_storage;
 uint32 extension_wait_event = 0;
+// Counts of rows that PostgreSQL keeps in this process: it hands them on once a second at most.
+bool counts_kept_back = false;
 
 constexpr int64 patience_of_sigterm = 300 * 1000;
 volatile int64 first_sigterm = 0;
@@ -217,12 +219,12 @@ void worker_commit(WorkerSelf *) {
         elog(ERROR, "whisperer could not leave SPI");
     PopActiveSnapshot();
     CommitTransactionCommand();
-    (void)pgstat_report_stat(false);
+    counts_kept_back = pgstat_report_stat(false) > 0;
 }
 
 void worker_rollback(WorkerSelf *) {
     AbortCurrentTransaction();
-    (void)pgstat_report_stat(false);
+    counts_kept_back = pgstat_report_stat(false) > 0;
 }
 
 bool worker_must_stop(const WorkerSelf *self) {
@@ -249,14 +251,17 @@ void worker_report(WorkerSelf *self, const char *state, int in_flight) {
 void worker_report_state(WorkerSelf *self, const char *state, bool busy) {
     WorkerSlot *slot = self->slot;
     slot->last_activity = GetCurrentTimestamp();
-    if (strncmp(slot->state, state, sizeof(slot->state) - 1) == 0)
-        return;
-    LWLockAcquire(roster->lock, LW_EXCLUSIVE);
-    strlcpy(slot->state, state, sizeof(slot->state));
-    LWLockRelease(roster->lock);
-    pgstat_report_activity(busy ? STATE_RUNNING : STATE_IDLE, state);
-    if (!busy && !IsTransactionOrTransactionBlock())
-        (void)pgstat_report_stat(true); // nothing may follow for hours
+    bool changed = strncmp(slot->state, state, sizeof(slot->state) - 1) != 0;
+    if (changed) {
+        LWLockAcquire(roster->lock, LW_EXCLUSIVE);
+        strlcpy(slot->state, state, sizeof(slot->state));
+        LWLockRelease(roster->lock);
+        pgstat_report_activity(busy ? STATE_RUNNING : STATE_IDLE, state);
+    }
+    if (!busy && (changed || counts_kept_back) && !IsTransactionOrTransactionBlock()) {
+        (void)pgstat_report_stat(true); // nothing may follow for hours, and autovacuum goes by them
+        counts_kept_back = false;
+    }
 }
 
 void worker_directory_make() {
