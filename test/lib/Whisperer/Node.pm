@@ -67,6 +67,15 @@ sub wait_settled
 	  . $self->safe_psql($database, 'TABLE whisperer.workers');
 }
 
+# As there, but each answer has the time-out, and so has the end: not all that a test does while the session is there.
+sub background_psql
+{
+	my ($self, @arguments) = @_;
+	my $session = $self->SUPER::background_psql(@arguments);
+	$session->set_query_timer_restart;
+	return bless $session, 'Whisperer::Node::BackgroundPsql';
+}
+
 # Between two looks, each of which is a session, microseconds. Under valgrind a session costs a second of a processor.
 my $between = $ENV{WHISPERER_POSTGRES} ? 1_000_000 : 20_000;
 
@@ -152,6 +161,17 @@ sub crash_and_start
 	$self->stop('immediate');
 	$self->start;
 	return;
+}
+
+package Whisperer::Node::BackgroundPsql;
+
+our @ISA = ('PostgreSQL::Test::BackgroundPsql');
+
+sub quit
+{
+	my $self = shift;
+	$self->{timeout}->start;
+	return $self->SUPER::quit;
 }
 
 1;
