@@ -85,13 +85,20 @@ $node->safe_psql(
 });
 $receiver->release;
 $node->wait_settled;
-$receiver->answer('/functions', { status => 500 }, { status => 200 });
+$receiver->behave(path => '/functions', per => 'webhook-id', steps => [ { status => 500 }, { status => 200 } ]);
 $receiver->answer('/login', { hang => 'request' });
-$node->safe_psql('postgres', qq{SELECT whisperer.deliver_event('{}'::jsonb, '$_')}) for 'with token', 'functions';
+$node->safe_psql('postgres', q{SELECT whisperer.deliver_event('{}'::jsonb, 'with token')});
 $receiver->await('/login', 1);
-$receiver->await('/functions', 2);
-$node->poll_until('postgres', 'SELECT count(*) FROM whisperer.job', '0');
-my $seen = looks_at($node, 100);
+my $seen;
+for my $try (1 .. 10)
+{
+	$node->safe_psql('postgres', q{SELECT whisperer.deliver_event('{}'::jsonb, 'functions')});
+	$receiver->await('/functions', 2 * $try);
+	$node->poll_until('postgres', 'SELECT count(*) FROM whisperer.job', '0');
+	$seen = looks_at($node, 100);
+	# On a slow machine one of them may have left before it was looked at.
+	last if !grep { ($seen->{"whisperer $_"}{looks} // 0) <= 10 } qw(callback countdown);
+}
 for my $kind (qw(callback countdown launcher))
 {
 	my $counts = $seen->{"whisperer $kind"};
