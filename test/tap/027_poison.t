@@ -40,9 +40,9 @@ $node->safe_psql('postgres', q{SELECT whisperer.deliver_event('{"n": 1}', 'poiso
 my $most_crashes = 2 + 3 + 3;
 my $crashes = 0;
 my $sent = 0;
-my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
 while ($crashes <= $most_crashes)
 {
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
 	# The first two times both are sent at once.
 	my $wanted = $crashes < 2 ? 2 : 1;
 	usleep(20_000) until $requests->() >= $sent + $wanted || $given_up->() == 2 || time() > $end;
