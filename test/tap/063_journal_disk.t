@@ -10,7 +10,7 @@ my $disk;
 BEGIN { require Whisperer::SmallDisk; $disk = Whisperer::SmallDisk::mounted('1m') }
 
 use PostgreSQL::Test::Utils;
-use Time::HiRes qw(time);
+use Time::HiRes qw(time usleep);
 use Whisperer::Node;
 use Whisperer::Receiver;
 
@@ -28,6 +28,7 @@ $node->safe_psql('postgres', qq{
 	SELECT whisperer.register_event_type('made');
 	SELECT whisperer.subscribe('made', '@{[$receiver->url('/in')]}')});
 
+my $remembered = 'SELECT count(*) FROM whisperer.in_flight_list()';
 my $raised = 0;
 sub deliver
 {
@@ -40,6 +41,8 @@ sub deliver
 # What its blocks hold is lost; none of it is in flight.
 sub fill
 {
+	# Or what has landed would be noted in new blocks.
+	$node->poll_until('postgres', $remembered, '0');
 	my $size = -s $journal;
 	system('fallocate', '--punch-hole', '--offset', 4096, '--length', $size - 4096, $journal) == 0 or die 'fallocate';
 	system("dd if=/dev/zero of='$disk/ballast' bs=1k status=none 2>'$disk.said'");
@@ -67,13 +70,13 @@ sub all_answered
 my $said = qr/LOG:  whisperer could not write file "pg_whisperer\/\d+\.0\.journal": No space left on device/;
 my $log = $node->log_position;
 sub times_said { my $times = () = $node->log_since($log) =~ /$said/g; return $times; }
-my $remembered = 'SELECT count(*) FROM whisperer.in_flight_list()';
 
 # A subscription's window opens as its receiver proves itself.
 deliver(2 * $at_once);
 $node->wait_settled;
 
 # --- no space
+my $full = time();
 fill();
 all_in_flight();
 $node->wait_for_log($said, $log);
@@ -85,7 +88,9 @@ cmp_ok($noted, '<', $at_once, "$noted were remembered, as many as there was room
 all_answered();
 deliver($at_once);
 $node->wait_settled;
-is(times_said(), 1, 'it is said once');
+# After five seconds without trouble it is news again.
+my $times = times_said();
+cmp_ok($times, '<=', 1 + int((time() - $full) / 5), 'it is said once');
 
 # --- space
 free();
@@ -96,26 +101,30 @@ $node->poll_until('postgres', $remembered, '0');
 pass('and none is when they have landed');
 
 # --- it is said again when it has gone well for a while: five seconds, in which something is written
-my $free = time();
-while (time() < $free + 6)
+my ($free, $begun) = time();
+do
 {
+	$begun = time();
 	deliver(1);
 	$node->wait_settled;
-}
-is(times_said(), 1, 'it is not said while all goes well');
+} while ($begun < $free + 6);
+is(times_said(), $times, 'it is not said while all goes well');
 my $second = $node->log_position;
 fill();
 all_in_flight();
 $node->wait_for_log($said, $second);
 all_answered();
 free();
-is(times_said(), 2, 'the next time it is said again');
+is(times_said(), $times + 1, 'the next time it is said again');
 is($receiver->count(path => '/in'), $raised, 'all arrived, each once');
 is(join(' ', $node->delivery_pids('postgres')), $worker, 'the worker is the same');
 
 # --- what was written outlives the processes
 all_in_flight();
 kill 'KILL', $node->delivery_pids('postgres');
+# Until the postmaster has noticed, the server seems to be back.
+my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+usleep(20_000) while -e $node->data_dir . '/postmaster.pid' && time() < $end;
 $receiver->answer('/in', { status => 200 });
 $receiver->release;
 $node->wait_back;
