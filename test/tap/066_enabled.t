@@ -10,7 +10,7 @@ use Whisperer::Receiver;
 
 my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->new('main');
-$node->init(settings => "log_min_messages = debug1\nwhisperer.enabled = off\nwhisperer.retention = 0");
+$node->init(settings => "log_min_messages = debug1\nwhisperer.enabled = off\nwhisperer.retention = 0\nwhisperer.callback_timeout = 600s");
 $node->start;
 $node->safe_psql('postgres', 'CREATE DATABASE shop');
 for my $database (qw(postgres shop))
