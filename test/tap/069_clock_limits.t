@@ -12,7 +12,7 @@ use Whisperer::Session;
 
 my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->new('main');
-$node->init(settings => 'whisperer.callback_timeout = 1min');
+$node->init(settings => 'whisperer.callback_timeout = 10min');
 my $clock = Whisperer::Clock->new;
 $clock->preloaded(sub { $node->start });
 $node->create_whisperer('postgres');
@@ -60,17 +60,17 @@ deliver('quick');
 soon(q{SELECT count(*) FROM called WHERE role = 'carol'}, '1', 'the clock was put back during a call: others are served by another process');
 # What stops the database's processes stops that call, too; the next one is another.
 sql(q{CREATE OR REPLACE FUNCTION sleeps(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'INSERT INTO public.called VALUES (current_user)'});
-sql($_) for q{ALTER SYSTEM SET whisperer.callback_timeout = '5s'}, q{ALTER SYSTEM SET whisperer.workers = 2}, 'SELECT pg_reload_conf()';
+sql($_) for q{ALTER SYSTEM SET whisperer.callback_timeout = '10s'}, q{ALTER SYSTEM SET whisperer.workers = 2}, 'SELECT pg_reload_conf()';
 soon(q{SELECT count(*) FROM called WHERE role = 'alice'}, '1', '... a stop is heard');
 is(sql("SELECT count(*) FROM whisperer.function_failures WHERE subscription_id = $slow"), '0', '... and is no failure');
 
 # Calls that are too slow, with time enough to put the clock back before they are.
-$node->poll_until('postgres', 'SHOW whisperer.callback_timeout', '5s');
+$node->poll_until('postgres', 'SHOW whisperer.callback_timeout', '10s');
 sql(q{CREATE OR REPLACE FUNCTION sleeps(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(600)'}); # tested: sleeps
 $clock->set(1);
 my %error = (
-	sleeps => 'took longer than whisperer.callback_timeout (5 s)',
-	swallows => 'took longer than twice whisperer.callback_timeout (5 s) and ignored its cancellation; its process was ended');
+	sleeps => 'took longer than whisperer.callback_timeout (10 s)',
+	swallows => 'took longer than twice whisperer.callback_timeout (10 s) and ignored its cancellation; its process was ended');
 my %id = (sleeps => subscribe('alice', 'too_slow', 'sleeps'), swallows => subscribe('bob', 'swallowed', 'swallows'));
 deliver($_) for qw(too_slow swallowed);
 $node->poll_until('postgres', $sleeping, '2');
@@ -91,7 +91,7 @@ sub answer
 $node->wait_settled;
 $receiver->answer('/hangs', { hang => 'request', status => 500 }, { hang => 'request' });
 sql(q{SELECT whisperer.register_event_type('hangs')});
-sql(q{SELECT whisperer.subscribe('hangs', '} . $receiver->url('/hangs') . q{', config => '{"timeout": 300}',
+sql(q{SELECT whisperer.subscribe('hangs', '} . $receiver->url('/hangs') . q{', config => '{"request_timeout": 300}',
 	retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 3600}}')});
 $clock->set(1);
 my $uuid = deliver('hangs');
