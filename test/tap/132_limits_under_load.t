@@ -60,11 +60,15 @@ sub again_and_again
 	return;
 }
 
-# What a session is told that begins now, or that wants to write.
+# What a session is told that begins now, or that wants to write. The one before it may not have left yet: then there is none but those
+# that are reserved.
 sub told
 {
 	my ($user, $statement) = @_;
-	my (undef, undef, $errors) = $node->psql('postgres', $statement // 'SELECT 1', extra_params => [ '-U', $user ]);
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+	my $errors;
+	do { (undef, undef, $errors) = $node->psql('postgres', $statement // 'SELECT 1', extra_params => [ '-U', $user ]) }
+	while ($errors =~ /remaining connection slots are reserved/ && time() < $end);
 	return $errors;
 }
 
@@ -122,13 +126,15 @@ for my $times (Whisperer::Ledger::pages(20, 500))
 	$ledger->begun;
 	my $others = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()};
 	my @sessions;
+	# Besides this one and the load's: one that is leaving may still have its connection.
 	my $take = sub {
-		for (1 .. $connections)
+		my $free = $connections - 1 - ($ledger->{load} ? $ledger->{load}->sessions : 0);
+		my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+		while (@sessions < $free && time() < $end)
 		{
 			my $session = eval { $node->background_psql('postgres', on_error_die => 0) };
 			my $answer = $session && eval { $session->query('SELECT 1') };
-			return unless $answer;
-			push @sessions, $session;
+			push @sessions, $session if $answer;
 		}
 	};
 	my $give_back = sub {

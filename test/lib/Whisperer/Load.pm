@@ -31,8 +31,8 @@ sub _scripts
 		prepared => "\\set number random(1, 1000000000000)\n\\set dice random(1, 3)\nBEGIN;\n${insert}SAVEPOINT s;\n${insert}"
 		  . "PREPARE TRANSACTION 'ledger :number';\n\\if :dice = 1\nROLLBACK PREPARED 'ledger :number';\n"
 		  . "\\else\nCOMMIT PREPARED 'ledger :number';\n\\endif\n",
-		# psql prints an id when the commit has been acknowledged.
-		writer => "INSERT INTO ledger (note) VALUES ('writer') RETURNING id; SELECT FROM pg_sleep(0.02);\n" x 3000);
+		# psql prints an id when the commit has been acknowledged. For longer than any load.
+		writer => "INSERT INTO ledger (note) VALUES ('writer') RETURNING id; SELECT FROM pg_sleep(0.02);\n" x 40_000);
 	PostgreSQL::Test::Utils::append_to_file("$base/$_.sql", $scripts{$_}) for keys %scripts;
 	return $directory = $base;
 }
