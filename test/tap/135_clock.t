@@ -33,11 +33,11 @@ for my $round (1 .. Whisperer::Ledger::repetitions(10, 250))
 		$ledger->written($ledger->sql('SELECT count(*) FROM ledger') + 30);
 		$ledger->finish;
 		# What has not been tried yet waits for nothing.
-		$ledger->none_left('FROM whisperer.pending WHERE retry_count = 0', 60);
+		$ledger->none_left('FROM whisperer.pending WHERE retry_count = 0');
 		# What waits for a time that is far off now.
 		my $waits = "FROM whisperer.pending WHERE next_attempt_at > clock_timestamp() + interval '$far'";
 		my $others = "FROM whisperer.pending WHERE next_attempt_at <= clock_timestamp() + interval '$far'";
-		$ledger->none_left($others, 30);
+		$ledger->none_left($others);
 		my $waiting = $node->safe_psql('postgres', "SELECT count(whisperer.retry(uuid)) $waits");
 		note "$name: $waiting retries waited for the time that was written";
 		is($waiting, 0, "$name: none waits") if $day > $before;
@@ -54,7 +54,7 @@ $receiver->answer('/retried', { status => 500 }, { status => 200 });
 $ledger->sql(qq{
 	SELECT whisperer.register_event_type('retried');
 	SELECT whisperer.subscribe('retried', '@{[$receiver->url('/retried')]}',
-		retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 5}}');
+		retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 600}}');
 	SELECT whisperer.deliver_event('{}', 'retried')});
 my $retried = q{FROM whisperer.webhook_events WHERE event_type = 'retried'};
 $node->poll_until('postgres', "SELECT retry_count $retried", '1');
