@@ -10,7 +10,7 @@ use Whisperer::Node;
 use Whisperer::Receiver;
 
 my $receiver = Whisperer::Receiver->new;
-my $node = Whisperer::Node->started('main', settings => 'autovacuum = off');
+my $node = Whisperer::Node->started('main', settings => "autovacuum = off\nwhisperer.request_timeout = 600");
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 my $rows = 20_000;
 sql(q{SELECT whisperer.register_event_type('t')});
@@ -25,7 +25,8 @@ sub deliver
 	my ($number) = @_;
 	sql("SELECT count(whisperer.deliver_event('{}'::jsonb, 't')) FROM generate_series(1, $number)");
 	$delivered += 2 * $number;
-	$node->poll_until('postgres', 'SELECT delivered FROM whisperer.statistics', $delivered);
+	# 60,000 requests are many for a slow machine.
+	$node->poll_until('postgres', 'SELECT delivered FROM whisperer.statistics', $delivered, 5 * $PostgreSQL::Test::Utils::timeout_default);
 	# With that state it says what it has read.
 	$node->poll_until('postgres', q{SELECT state FROM whisperer.workers WHERE kind = 'delivery'}, 'idle');
 	return;
