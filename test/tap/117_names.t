@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-BEGIN { require Whisperer::Namespace; Whisperer::Namespace::enter('timeout:30 attempts:1'); }
+BEGIN { require Whisperer::Namespace; Whisperer::Namespace::enter('timeout:30 attempts:2'); }
 
 use Test::More;
 use Whisperer::Node;
@@ -64,10 +64,10 @@ for my $name (sort keys %cases)
 is(scalar(grep { /^10\.|^169/ } map { $_->{header}{host} } $receiver->requests), 0, 'nothing is sent to addresses that are not allowed');
 
 # ---- Beside names that hang the healthy ones go on: by address, by a name known already, and by names not known yet. Each
-# of those that hang occupies a look-up for as long as its name server says nothing: here for 30 s.
+# of those that hang occupies a look-up for as long as its name server says nothing: here for a minute or more.
 sql(qq{SELECT whisperer.register_event_type(t) FROM unnest('{silent,healthy,more-silent}'::text[]) t;
 	SELECT whisperer.subscribe(CASE WHEN i <= 100 THEN 'silent' ELSE 'more-silent' END, format('http://silent-%s.test:$v4/silent', i),
-		config => '{"request_timeout": 60}') FROM generate_series(1, 400) i;
+		config => '{"request_timeout": 600}') FROM generate_series(1, 400) i;
 	SELECT whisperer.subscribe('healthy', format('http://%s:$v4/healthy', host)) FROM unnest('{127.0.0.1,known.test}'::text[]) host;
 	SELECT whisperer.subscribe('healthy', format('http://healthy-%s.test:$v4/healthy', i)) FROM generate_series(1, 10) i});
 sub hang
