@@ -76,7 +76,6 @@ sub told
 sub admin
 {
 	my $admin = $node->background_psql('postgres');
-	$admin->set_query_timer_restart;
 	return ($admin, sub { return $admin->query_safe($_[0]) });
 }
 

@@ -33,7 +33,6 @@ $node->safe_psql('postgres', q{SELECT whisperer.register_event_type('noise')});
 $node->safe_psql('postgres', qq{SELECT whisperer.subscribe('noise', '$_->[0]', config => '{"request_timeout": 0.05, "max_attempts": 1@{[$_->[1] // '']}}')})
   for @noise;
 my $session = $node->background_psql('postgres');
-$session->set_query_timer_restart;
 my $session_pid = $session->query_safe('SELECT pg_backend_pid()');
 my ($noises, $logins, $refused) = (0, 0, 0);
 sub make_noise
