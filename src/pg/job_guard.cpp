@@ -28,6 +28,7 @@ struct Guard {
     JobKey job;
     int64 started;
     int64 limit;
+    int64 cancelled; // at the limit; 0: not yet
     int64 stop_seen; // 0: not yet
     uint32 jobs_seen;
     bool others_wait;
@@ -77,11 +78,15 @@ void tick() {
     }
     if (elapsed >= slow_call)
         ask_for_help();
-    if (elapsed >= 2 * guard.limit) {
+    if (guard.cancelled == 0) {
+        if (elapsed < guard.limit)
+            return;
+        guard.cancelled = now;
+        cancel_call(GuardEnd::limit);
+    } else if (now - guard.cancelled >= guard.limit) { // whenever that was: the process may have been stopped
         guard.ending = true;
         end_process();
-    } else if (elapsed >= guard.limit && guard.end == GuardEnd::in_time)
-        cancel_call(GuardEnd::limit);
+    }
 }
 
 void handle_tick(SIGNAL_ARGS) {
@@ -137,7 +142,7 @@ void guard_begin(const JobKey &job, int64 limit, bool others_wait, uint32 jobs_s
     guard.job = job;
     guard.started = monotonic_micros();
     guard.limit = limit;
-    guard.stop_seen = 0;
+    guard.stop_seen = guard.cancelled = 0;
     guard.jobs_seen = jobs_seen;
     guard.others_wait = others_wait;
     guard.asked = guard.ending = false;

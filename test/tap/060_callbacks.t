@@ -145,6 +145,24 @@ failed(2, $id{raises});
 $log = $node->log_since($position);
 is(scalar(() = $log =~ /a callback of subscription $id{raises} went wrong/g), 1, '... but not the same again');
 
+# A process that is stopped for longer than a function may take has ignored nothing: the call is cancelled when it goes on.
+{
+	my $id = subscribe('alice', 'stopped', '/stopped', 'app.sleeps');
+	set_timeout('3s');
+	deliver('stopped', '{}');
+	my $sleeping = q{FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'};
+	$node->poll_until('postgres', "SELECT count(*) $sleeping", '1');
+	my $pid = sql("SELECT pid $sleeping");
+	kill 'STOP', $pid or die "kill: $!";
+	my $stopped = sql('SELECT clock_timestamp()');
+	$node->poll_until('postgres', "SELECT clock_timestamp() > '$stopped'::timestamptz + interval '7 s'");
+	kill 'CONT', $pid or die "kill: $!";
+	failed(1, $id);
+	is(sql("SELECT error FROM whisperer.function_failures WHERE subscription_id = $id"), 'took longer than whisperer.callback_timeout (3 s)',
+		'a process that was stopped for longer than that: its call is cancelled, and it is not ended');
+	set_timeout('10min');
+}
+
 # Deferrable foreign keys (Django's are all of that kind), and advisory locks.
 subscribe('alice', 'defers', '/defers', 'app.defers');
 deliver('defers', '{"n": 1}');
