@@ -104,21 +104,25 @@ bool read_saved(Totals *totals) {
     return true;
 }
 
-void read_shared(const DatabaseSlot *slot, Totals *totals) {
+bool loaded(DatabaseSlot *slot) {
+    return pg_atomic_read_u32(&slot->counters_loaded) != 0;
+}
+
+// True: with what was saved before the server's start.
+bool read_shared(DatabaseSlot *slot, Totals *totals) {
+    LWLockAcquire(roster->lock, LW_SHARED);
+    bool all = loaded(slot);
     for (int i = 0; i < counter_kinds; i++)
-        totals->counters[i] =
-            static_cast<int64>(pg_atomic_read_u64(const_cast<pg_atomic_uint64 *>(&slot->counters[i])));
+        totals->counters[i] = static_cast<int64>(pg_atomic_read_u64(&slot->counters[i]));
     totals->reset = slot->stats_reset;
+    LWLockRelease(roster->lock);
+    return all;
 }
 
 void to_datums(const Totals &totals, Datum *datums) {
     for (int i = 0; i < counter_kinds; i++)
         datums[i] = Int64GetDatum(totals.counters[i]);
     datums[counter_kinds] = TimestampTzGetDatum(totals.reset);
-}
-
-bool loaded(DatabaseSlot *slot) {
-    return pg_atomic_read_u32(&slot->counters_loaded) != 0;
 }
 
 } // namespace
@@ -132,31 +136,28 @@ void statistics_load() {
     internal_begin(&internal);
     bool any = read_saved(&saved);
     internal_end(&internal);
-    // Only one process loads; a reset in between has said that nothing is to be added.
-    uint32 expected = 0;
-    if (!pg_atomic_compare_exchange_u32(&slot->counters_loaded, &expected, 1) || !any)
-        return;
-    for (int i = 0; i < counter_kinds; i++)
-        pg_atomic_fetch_add_u64(&slot->counters[i], saved.counters[i]);
-    slot->stats_reset = saved.reset;
+    // Nobody sees one without the other. A reset in between has said that nothing is to be added.
+    LWLockAcquire(roster->lock, LW_EXCLUSIVE);
+    if (!loaded(slot)) {
+        pg_atomic_write_u32(&slot->counters_loaded, 1);
+        for (int i = 0; any && i < counter_kinds; i++)
+            pg_atomic_fetch_add_u64(&slot->counters[i], saved.counters[i]);
+        if (any)
+            slot->stats_reset = saved.reset;
+    }
+    LWLockRelease(roster->lock);
 }
 
 bool statistics_changed() {
     DatabaseSlot *slot = roster_this_database();
-    if (slot == nullptr || !loaded(slot))
-        return false;
     Totals now;
-    read_shared(slot, &now);
-    return memcmp(&now, &last_saved, sizeof(now)) != 0;
+    return slot != nullptr && read_shared(slot, &now) && memcmp(&now, &last_saved, sizeof(now)) != 0;
 }
 
 void statistics_save() {
     DatabaseSlot *slot = roster_this_database();
     Totals now;
-    if (slot == nullptr || !loaded(slot))
-        return;
-    read_shared(slot, &now);
-    if (memcmp(&now, &last_saved, sizeof(now)) == 0)
+    if (slot == nullptr || !read_shared(slot, &now) || memcmp(&now, &last_saved, sizeof(now)) == 0)
         return;
     Datum datums[total_columns];
     to_datums(now, datums);
@@ -211,9 +212,7 @@ WHISPERER_SQL_FUNCTION(whisperer_statistics_row) {
     DatabaseSlot *slot = roster_this_database();
     Totals totals = {};
     bool known = slot != nullptr;
-    if (slot != nullptr)
-        read_shared(slot, &totals);
-    if (slot == nullptr || !loaded(slot)) {
+    if (slot == nullptr || !read_shared(slot, &totals)) {
         Totals saved;
         InternalSql internal;
         internal_begin(&internal);
@@ -254,10 +253,12 @@ WHISPERER_SQL_FUNCTION(whisperer_reset_statistics) {
 
     DatabaseSlot *slot = roster_this_database_make();
     if (slot != nullptr) {
+        LWLockAcquire(roster->lock, LW_EXCLUSIVE);
         pg_atomic_write_u32(&slot->counters_loaded, 1);
         for (auto &counter : slot->counters)
             pg_atomic_write_u64(&counter, 0);
         slot->stats_reset = GetCurrentTimestamp();
+        LWLockRelease(roster->lock);
     }
     PG_RETURN_VOID();
 }
