@@ -19,6 +19,8 @@ constexpr int64 longest_tick = 50 * 1000;
 constexpr int64 slow_call = 100 * 1000;
 // What a call has, after it was cancelled because the process must leave, before it is ended.
 constexpr int64 stop_patience = 500 * 1000;
+// A process that was stopped, or had no processor, gets one tick for all that time: it has ignored nothing.
+constexpr int ticks_to_heed = 3;
 
 // Written by the process, read and written by the signal handler.
 struct Guard {
@@ -30,6 +32,7 @@ struct Guard {
     int64 limit;
     int64 cancelled; // at the limit; 0: not yet
     int64 stop_seen; // 0: not yet
+    int ticks;       // since it was last cancelled
     uint32 jobs_seen;
     bool others_wait;
     bool asked;
@@ -39,8 +42,11 @@ struct Guard {
 };
 Guard guard;
 
+// The first reason stays: what was too late is not made again because its process was to leave, too.
 void cancel_call(GuardEnd why) {
-    guard.end = why;
+    guard.ticks = 0;
+    if (guard.end == GuardEnd::in_time)
+        guard.end = why;
     QueryCancelPending = true;
     InterruptPending = true;
     SetLatch(MyLatch);
@@ -62,18 +68,25 @@ void ask_for_help() {
     roster_want_worker(slot, guard.kind);
 }
 
+bool ignored(int64 cancelled, int64 patience, int64 now) {
+    return now - cancelled >= patience && guard.ticks >= ticks_to_heed;
+}
+
 // In the signal handler.
 void tick() {
     if (!guard.armed)
         return;
+    guard.ticks++;
     int64 now = monotonic_micros();
     int64 elapsed = now - guard.started;
     if (worker_must_stop(guard.self)) {
         if (guard.stop_seen == 0) {
             guard.stop_seen = now;
             cancel_call(GuardEnd::stopped);
-        } else if (now - guard.stop_seen >= stop_patience)
+        } else if (ignored(guard.stop_seen, stop_patience, now)) {
+            guard.ending = guard.cancelled != 0;
             end_process();
+        }
         return;
     }
     if (elapsed >= slow_call)
@@ -83,7 +96,7 @@ void tick() {
             return;
         guard.cancelled = now;
         cancel_call(GuardEnd::limit);
-    } else if (now - guard.cancelled >= guard.limit) { // whenever that was: the process may have been stopped
+    } else if (ignored(guard.cancelled, guard.limit, now)) {
         guard.ending = true;
         end_process();
     }

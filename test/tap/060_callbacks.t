@@ -148,18 +148,37 @@ is(scalar(() = $log =~ /a callback of subscription $id{raises} went wrong/g), 1,
 # A process that is stopped for longer than a function may take has ignored nothing: the call is cancelled when it goes on.
 {
 	my $id = subscribe('alice', 'stopped', '/stopped', 'app.sleeps');
-	set_timeout('3s');
+	set_timeout('10s');
 	deliver('stopped', '{}');
 	my $sleeping = q{FROM pg_stat_activity WHERE backend_type = 'whisperer callback' AND wait_event = 'PgSleep'};
 	$node->poll_until('postgres', "SELECT count(*) $sleeping", '1');
 	my $pid = sql("SELECT pid $sleeping");
 	kill 'STOP', $pid or die "kill: $!";
 	my $stopped = sql('SELECT clock_timestamp()');
-	$node->poll_until('postgres', "SELECT clock_timestamp() > '$stopped'::timestamptz + interval '7 s'");
+	$node->poll_until('postgres', "SELECT clock_timestamp() > '$stopped'::timestamptz + interval '21 s'");
 	kill 'CONT', $pid or die "kill: $!";
 	failed(1, $id);
-	is(sql("SELECT error FROM whisperer.function_failures WHERE subscription_id = $id"), 'took longer than whisperer.callback_timeout (3 s)',
+	is(sql("SELECT error FROM whisperer.function_failures WHERE subscription_id = $id"), 'took longer than whisperer.callback_timeout (10 s)',
 		'a process that was stopped for longer than that: its call is cancelled, and it is not ended');
+	set_timeout('10min');
+}
+
+# One that was too late is not made again because its process was to leave before it ended.
+{
+	sql(q{CREATE FUNCTION app.twice(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE plpgsql AS
+		$$ BEGIN BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN RAISE LOG 'cancelled once'; END; -- tested: sleeps
+		   PERFORM pg_sleep(600); END $$}); # tested: sleeps
+	my $id = subscribe('alice', 'twice', '/twice', 'app.twice');
+	my $begun = $node->log_position;
+	set_timeout('10s');
+	deliver('twice', '{}');
+	$node->wait_for_log(qr/cancelled once/, $begun);
+	sql('ALTER SYSTEM SET whisperer.workers = 2');
+	sql('SELECT pg_reload_conf()');
+	failed(1, $id);
+	is(sql("SELECT string_agg(error, ';') FROM whisperer.function_failures WHERE subscription_id = $id"),
+		'took longer than whisperer.callback_timeout (10 s)', 'too late, and then to leave: it was too late');
+	sql('ALTER SYSTEM RESET whisperer.workers');
 	set_timeout('10min');
 }
 
