@@ -3,7 +3,7 @@
 //
 // Nothing but plain data and atomics, fixed in size when the server starts. Lock order: the roster's one
 // LWLock is a leaf: nothing else is acquired under it, no I/O, no palloc. Atomics (dirty bits, counters,
-// requests to stop) need no lock.
+// requests to stop) need no lock; those who read all the counters, or set them, hold it.
 #pragma once
 
 #include "pg/prelude.hpp"

@@ -140,10 +140,11 @@ void statistics_load() {
     LWLockAcquire(roster->lock, LW_EXCLUSIVE);
     if (!loaded(slot)) {
         pg_atomic_write_u32(&slot->counters_loaded, 1);
-        for (int i = 0; any && i < counter_kinds; i++)
-            pg_atomic_fetch_add_u64(&slot->counters[i], saved.counters[i]);
-        if (any)
+        if (any) {
+            for (int i = 0; i < counter_kinds; i++)
+                pg_atomic_fetch_add_u64(&slot->counters[i], saved.counters[i]);
             slot->stats_reset = saved.reset;
+        }
     }
     LWLockRelease(roster->lock);
 }
@@ -218,10 +219,12 @@ WHISPERER_SQL_FUNCTION(whisperer_statistics_row) {
         internal_begin(&internal);
         bool any = read_saved(&saved);
         internal_end(&internal);
-        for (int i = 0; any && i < counter_kinds; i++)
-            totals.counters[i] += saved.counters[i];
-        if (any)
+        // If the worker has added it meanwhile, it may have saved the sum, too.
+        if (any && (slot == nullptr || !read_shared(slot, &totals))) {
+            for (int i = 0; i < counter_kinds; i++)
+                totals.counters[i] += saved.counters[i];
             totals.reset = saved.reset;
+        }
         known = known || any;
     }
     uint64 waiting[counter_kinds]; // until the worker adds them

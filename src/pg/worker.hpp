@@ -63,8 +63,8 @@ StopReason worker_stop_reason(const WorkerSelf *self);
 // Reads the configuration files again if that was asked for; true if so.
 bool worker_reload_settings();
 
-// State for the view, pg_stat_activity and the log's reader: "idle", "sending", "held: …". Cheap when it has
-// not changed.
+// State for the view, pg_stat_activity and the log's reader: "idle", "sending", "held: …". Unless something
+// is in flight, counts of rows that PostgreSQL has kept back in this process are handed on.
 void worker_report(WorkerSelf *self, const char *state, int in_flight);
 // The same for whoever keeps slot->in_flight up to date by itself.
 void worker_report_state(WorkerSelf *self, const char *state, bool busy);
