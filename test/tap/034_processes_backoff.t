@@ -74,11 +74,13 @@ wait_until(sub { my $now = worker(); $now && $now ne $pid }, 'with another worke
 foreach my $crash (1 .. 3)
 {
 	($pid) = $node->delivery_pids('postgres');
+	wait_until(\&noted, "crash $crash while the launcher waits: the worker is known to run");
 	my $position = $node->log_position;
 	kill 'KILL', $pid;
 	$node->wait_for_log(qr/database system is ready to accept connections/, $position);
 }
 $node->poll_until('postgres', q{SELECT count(*) FROM whisperer.workers WHERE kind = 'launcher' AND state LIKE 'serving %'}, '1');
+wait_until(sub { failures() > 0 }, 'the crashes are remembered');
 $node->safe_psql('postgres', 'ALTER DATABASE postgres SET whisperer.max_attempts = 6');
 wait_until(sub { failures() == 0 }, 'and so it does while it is waited for');
 $node->delivery_pids('postgres');

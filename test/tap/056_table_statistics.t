@@ -11,7 +11,8 @@ my $receiver = Whisperer::Receiver->new;
 my $node = Whisperer::Node->started('main', settings => "whisperer.workers = 2\nautovacuum = off");
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 
-# For both workers; and each one's results more often than PostgreSQL hands such numbers on.
+# Some for each worker (shard 0 saves its counters every ten seconds, and hands these on with them; the other saves nothing), and
+# several within the second for which PostgreSQL keeps such numbers back.
 my ($types, $events) = (6, 3);
 sql("SELECT whisperer.register_event_type('t$_'); SELECT whisperer.subscribe('t$_', '@{[$receiver->url(qq(/$_))]}')") for 1 .. $types;
 $node->delivery_pids('postgres', 2);

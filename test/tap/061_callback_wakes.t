@@ -42,7 +42,10 @@ sub stop_idle
 {
 	my ($pid) = @_;
 	kill 'STOP', $pid or return '';
-	return $pid if sql("SELECT count(*) $callbacks pid = $pid AND $waits AND state = 'idle'") eq '1';
+	# Stopped as it leaves, it may have locked what the look wants.
+	my (undef, $idle) = $node->psql('postgres', "SELECT count(*) $callbacks pid = $pid AND $waits AND state = 'idle'",
+		timeout => 30, timed_out => \my $locked);
+	return $pid if !$locked && $idle eq '1';
 	kill 'CONT', $pid;
 	return '';
 }

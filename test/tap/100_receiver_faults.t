@@ -39,7 +39,7 @@ my $head = "HTTP/1.1 200 OK\r\n";
 my $countdown = 100;    # seconds: longer than the test, so that each case makes one attempt
 my $cut = qr/^the response ended before it was whole: /;
 my $not_http = qr/^the response is not HTTP: /;
-# Long enough for a slow machine to bring what comes before the silence; what trickles would take longer by far.
+# Long enough for a slow machine to bring what comes before the silence; what trickles would take more than twice as long.
 my $slow = { request_timeout => 8 };
 my $too_large = qr/^the response's headers are larger than 64 kB/;
 sub https { my ($port, $host) = @_; return $receiver->url('/', port => $port, scheme => 'https', host => $host // 'localhost'); }

@@ -17,6 +17,7 @@ package Whisperer::Ledger;
 use strict;
 use warnings;
 
+use List::Util qw(min);
 use Test::More;
 use Time::HiRes qw(time usleep);
 use Whisperer::Load;
@@ -315,13 +316,20 @@ sub judge
 	return scalar @expected;
 }
 
-# How often something broke between the first and the last of these times. The receiver may come late to what had been
-# sent before it broke.
+# Between how many of these times, each and the next, something broke; each time it did accounts for one. The receiver may come late
+# to what had been sent before it broke.
 sub _disrupted
 {
 	my ($self, $arrived) = @_;
-	my ($first, $last) = (sort { $a <=> $b } @$arrived)[ 0, -1 ];
-	return scalar grep { $first <= $_->[1] + 10 && $last >= $_->[0] } @{ $self->{disruptions} };
+	my @times = sort { $a <=> $b } @$arrived;
+	my ($gaps, %broke) = 0;
+	for my $i (1 .. $#times)
+	{
+		my @between = grep { $times[ $i - 1 ] <= $_->[1] + 10 && $times[$i] >= $_->[0] } @{ $self->{disruptions} };
+		$gaps++ if @between;
+		$broke{$_} = 1 for @between;
+	}
+	return min($gaps, scalar keys %broke);
 }
 
 # A new page: what was judged is forgotten on all three sides. (prune() would ask the clock, and the clock may jump.)

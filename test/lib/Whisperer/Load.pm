@@ -44,7 +44,7 @@ sub new
 	my $connection = $node->connstr($database) . " application_name='$self->{name}'";
 	my $base = _scripts();
 	my @files = map { ('-f', "$base/$_") } $options{prepared} ? ('plain.sql@3', 'prepared.sql@1') : 'plain.sql';
-	my $seconds = $options{seconds} // 60;
+	my $seconds = $options{seconds} // 600;
 	my %commands = (
 		pgbench => [ 'pgbench', '-n', '--verbose-errors', '-c', $self->{clients}, '-j', 2, '-T', $seconds, '-R', $options{rate} // 150,
 			@files, $connection ],

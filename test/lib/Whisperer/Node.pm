@@ -67,7 +67,8 @@ sub wait_settled
 	  . $self->safe_psql($database, 'TABLE whisperer.workers');
 }
 
-# As there, but each answer has the time-out, and so has the end: not all that a test does while the session is there.
+# As PostgreSQL::Test::Cluster's, but each answer has the time-out, and so has the end: not all that a test does while the session
+# is there.
 sub background_psql
 {
 	my ($self, @arguments) = @_;
@@ -109,7 +110,7 @@ sub delivery_pids
 		@pids = split /\n/, $self->safe_psql($database,
 			"SELECT pid FROM whisperer.workers WHERE kind = 'delivery' AND database = '$database' AND pid IS NOT NULL ORDER BY pid");
 		return @pids if @pids == $count;
-		usleep(20_000);
+		usleep($between);
 	} while (time() < $end);
 	die "waited for $count delivery workers of database \"$database\", and there are: @pids\n";
 }
