@@ -22,9 +22,7 @@ $node->safe_psql('postgres', qq{
 # The launcher would wait longer after each crash.
 sub start_again
 {
-	my $running = $node->data_dir . '/postmaster.pid';
-	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
-	usleep(20_000) while -e $running && time() < $end;
+	$node->await_end;
 	unlink $node->data_dir . '/pg_whisperer/launcher';
 	$node->wait_back;
 	return;

@@ -10,7 +10,7 @@ my $disk;
 BEGIN { require Whisperer::SmallDisk; $disk = Whisperer::SmallDisk::mounted('1m') }
 
 use PostgreSQL::Test::Utils;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 use Whisperer::Node;
 use Whisperer::Receiver;
 
@@ -124,9 +124,7 @@ is(join(' ', $node->delivery_pids('postgres')), $worker, 'the worker is the same
 # --- what was written outlives the processes
 all_in_flight();
 kill 'KILL', $node->delivery_pids('postgres');
-# Until the postmaster has noticed, the server seems to be back.
-my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
-usleep(20_000) while -e $node->data_dir . '/postmaster.pid' && time() < $end;
+$node->await_end;
 $receiver->answer('/in', { status => 200 });
 $receiver->release;
 $node->wait_back;

@@ -90,8 +90,7 @@ sub kill_one
 	my $log = $node->log_position;
 	$ledger->forget_crashes;
 	kill 'KILL', $pid or return 0;
-	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
-	usleep(10_000) while kill(0, $pid) && time() < $end;
+	$node->await(sub { !kill 0, $pid }, "the end of process $pid");
 	$node->psql('postgres', 'SELECT 1');
 	return 0 if $node->log_since($log) !~ /\(PID $pid\) was terminated by signal 9/;
 	$kills++;

@@ -172,13 +172,11 @@ for my $times (Whisperer::Ledger::pages(20, 500))
 	$kept->turn_page;
 }
 my $databases = $node->safe_psql('postgres', q{SELECT string_agg(oid::text, '|') FROM pg_database});
-my ($patience, @left) = time() + $PostgreSQL::Test::Utils::timeout_default;
-do
-{
-	usleep(20_000) if @left;
-	@left = grep { !/^(launcher|(?:$databases)\.)/ } map { s{.*/}{}r } glob $node->data_dir . '/pg_whisperer/*';
-} while (@left && time() < $patience); # the launcher takes it away
-is("@left", '', 'nothing of the dropped databases is left in the data directory');
+my @left;
+# The launcher takes it away.
+$node->await(sub { !(@left = grep { !/^(launcher|(?:$databases)\.)/ } map { s{.*/}{}r } glob $node->data_dir . '/pg_whisperer/*') },
+	sub { "the end of @left" });
+pass('nothing of the dropped databases is left in the data directory');
 
 # --- each setting changed and changed back, again and again, under load
 $receiver->behave(path => '*', port => 'proxy', steps => [ { tunnel => \1 } ]);

@@ -77,24 +77,39 @@ sub background_psql
 	return bless $session, 'Whisperer::Node::BackgroundPsql';
 }
 
-# Between two looks, each of which is a session, microseconds. Under valgrind a session costs a second of a processor.
+# Between two looks, microseconds. Most look in a session of their own, and under valgrind that costs a second of a processor.
 my $between = $ENV{WHISPERER_POSTGRES} ? 1_000_000 : 20_000;
+
+# Until the look answers something true. Dies when it does not in time, with what was waited for: a text, or a sub that has it.
+sub await
+{
+	my ($self, $look, $what, $seconds) = @_;
+	$seconds //= $PostgreSQL::Test::Utils::timeout_default;
+	my $end = time() + $seconds;
+	until ($look->())
+	{
+		die "waited $seconds s for " . (ref $what ? $what->() : $what) . "\n" if time() > $end;
+		usleep($between);
+	}
+	return 1;
+}
 
 # Until the query answers the text: dies with the last answer when it does not.
 sub poll_until
 {
 	my ($self, $database, $query, $expected, $seconds) = @_;
 	$expected //= 't';
-	$seconds //= $PostgreSQL::Test::Utils::timeout_default;
-	my $end = time() + $seconds;
 	my $answer;
-	do
-	{
-		$answer = $self->safe_psql($database, $query);
-		return 1 if $answer eq $expected;
-		usleep($between);
-	} while (time() < $end);
-	die "waited $seconds s for \"$expected\" from: $query\nlast answer: $answer\n";
+	return $self->await(sub { ($answer = $self->safe_psql($database, $query)) eq $expected },
+		sub { "\"$expected\" from: $query\nlast answer: $answer" }, $seconds);
+}
+
+# Until the server's clock has gone on for so long: where the time itself is what is tested.
+sub let_pass
+{
+	my ($self, $seconds) = @_;
+	my $from = $self->safe_psql('postgres', 'SELECT clock_timestamp()');
+	return $self->poll_until('postgres', "SELECT clock_timestamp() > '$from'::timestamptz + interval '$seconds s'");
 }
 
 # The delivery workers' process ids in a database, once there are as many as asked for (1). Counted in the same look: they may be
@@ -103,16 +118,11 @@ sub delivery_pids
 {
 	my ($self, $database, $count) = @_;
 	$count //= 1;
-	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+	my $pids = "SELECT pid FROM whisperer.workers WHERE kind = 'delivery' AND database = '$database' AND pid IS NOT NULL ORDER BY pid";
 	my @pids;
-	do
-	{
-		@pids = split /\n/, $self->safe_psql($database,
-			"SELECT pid FROM whisperer.workers WHERE kind = 'delivery' AND database = '$database' AND pid IS NOT NULL ORDER BY pid");
-		return @pids if @pids == $count;
-		usleep($between);
-	} while (time() < $end);
-	die "waited for $count delivery workers of database \"$database\", and there are: @pids\n";
+	$self->await(sub { (@pids = split /\n/, $self->safe_psql($database, $pids)) == $count },
+		sub { "$count delivery workers of database \"$database\", and there are: @pids" });
+	return @pids;
 }
 
 # Where the log is now, and what was written to it since.
@@ -129,15 +139,21 @@ sub wait_back
 {
 	my $self = shift;
 	my @ready = ('pg_isready', '-q', '-h', $self->host, '-p', $self->port);
-	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
-	until (system(@ready) == 0)
-	{
-		die "the server is not back\n" if time() > $end;
-		usleep(20_000);
-		next if -e $self->data_dir . '/postmaster.pid';
+	$self->await(sub {
+		return 1 if system(@ready) == 0;
+		return 0 if -e $self->data_dir . '/postmaster.pid';
 		$self->_update_pid(0);
 		$self->start;
-	}
+		return 0;
+	}, 'the server, to be back');
+	return;
+}
+
+# Waits until a server that gives up has gone. Until its postmaster has noticed, it seems to be there.
+sub await_end
+{
+	my $self = shift;
+	$self->await(sub { !-e $self->data_dir . '/postmaster.pid' }, 'the end of the server');
 	return;
 }
 
@@ -146,12 +162,11 @@ sub start_killed
 {
 	my $self = shift;
 	my $pid = $self->{_pid};
-	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
-	while (kill(0, $pid) || do { $self->{_pid} = undef; !$self->start(fail_ok => 1) })
-	{
-		die "the killed server does not start\n" if time() > $end;
-		usleep(20_000);
-	}
+	$self->await(sub {
+		return 0 if kill 0, $pid;
+		$self->{_pid} = undef;
+		return $self->start(fail_ok => 1);
+	}, 'the killed server, to start');
 	return;
 }
 
