@@ -54,6 +54,19 @@ sub create_whisperer
 	return;
 }
 
+# As PostgreSQL::Test::Cluster's, also where the server takes no connection: psql may have gone before it could be told what to do,
+# and that is the end that psql has then, not the test's.
+sub psql
+{
+	my ($self, $database, $statements, %options) = @_;
+	my $list = wantarray; # without it, nothing that is not asked for is captured
+	my @result = eval { $list ? $self->SUPER::psql($database, $statements, %options) : scalar $self->SUPER::psql($database, $statements, %options) };
+	my $error = $@;
+	die $error if $error && ($error !~ /Broken pipe/ || $options{on_error_die});
+	@result = (2, '', $error) if $error;
+	return $list ? @result : $result[0];
+}
+
 # whisperer.wait_until_settled, and dies unless it became so.
 sub wait_settled
 {
