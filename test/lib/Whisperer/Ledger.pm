@@ -214,13 +214,14 @@ sub disrupt
 # Something has done that, between these times.
 sub disrupted { my ($self, $from, $to) = @_; push @{ $self->{disruptions} }, [ $from, $to ]; return; }
 
-# What a server that has crashed at this time had recorded as settled, as far as it is still so, and what of that arrived later.
+# What a server that has crashed at this time had recorded as settled, as far as it is still so, and what of that arrived later
+# (by the receiver's clock, which may be off by a millisecond).
 sub recorded_before
 {
 	my ($self, $crash) = @_;
 	my @recorded = split /\n/, $self->sql("SELECT uuid FROM whisperer.history WHERE modified_date <= to_timestamp($crash)");
 	my %seen = map { %$_ } values %{ $self->{seen} };
-	return (scalar @recorded, grep { grep { $_ > $crash } @{ $seen{$_}{arrived} } } @recorded);
+	return (scalar @recorded, grep { grep { $_ > $crash + 0.001 } @{ $seen{$_}{arrived} } } @recorded);
 }
 
 # The launcher would wait longer after each crash, and this test crashes often.
