@@ -3,14 +3,13 @@
 
 #include "pg/claims.hpp"
 #include "pg/delivery_worker.hpp"
+#include "pg/ordered_end.hpp"
 #include "pg/sender.hpp"
 #include "pg/settings.hpp"
 
 extern "C" {
 #include "common/pg_prng.h"
-#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
-#include "storage/pmsignal.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -43,17 +42,8 @@ unsigned count_recalls(void *) {
     return pg_atomic_read_u32(&worker_storage.database->recalls);
 }
 
-// The postmaster says so, or one who plays its part: the server is stopped at once, or another process has
-// crashed. Not with SIGKILL: that is how the operating system ends a process whose memory it wants.
-void told_to_quit(int signal_number) {
-    journal_note_order();
-    SignalHandlerForCrashExit(signal_number);
-}
-
 // Before anything that the thread uses goes away.
 void stop_sending(int, Datum) {
-    if (worker_was_hurried() || !PostmasterIsAlive())
-        journal_note_order();
     if (worker_storage.sending != nullptr)
         worker_storage.sending->stop();
 }
@@ -75,7 +65,7 @@ void make_worker(DeliveryWorker *worker) {
         roster_say_enabled(worker->database, setting_enabled);
     worker->journal =
         journal_open(MyDatabaseId, worker->self->shard, worker->self->shards, &suspects, &suspect_count);
-    pqsignal(SIGQUIT, told_to_quit);
+    ordered_end_call(journal_note_order);
     sender_make_room();
     if (worker->self->shard == 0)
         sender_check_ca_file();

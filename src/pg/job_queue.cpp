@@ -236,14 +236,18 @@ void queue_take(JobKind kind, OwnerQueue *queue, TakenJobs *taken) {
     queue_plans_end(level);
 }
 
-void queue_give_back(JobKind kind, OwnerQueue *queue, const JobKey &job) {
+void queue_uncount(JobKind kind, const JobKey &job) {
     int level = queue_plans_begin();
     Datum key[job_key_arguments];
     job_key_datums(kind, job, key);
     internal_execute(&uncount_run_statement, key);
+    queue_plans_end(level);
+}
+
+void queue_give_back(JobKind kind, OwnerQueue *queue, const JobKey &job) {
+    queue_uncount(kind, job);
     queue->mark = Min(queue->mark, job.xid);
     queue->has_work = true;
-    queue_plans_end(level);
 }
 
 void queue_fail(JobKind kind, const JobKey &job, const JobFailure &failure) {

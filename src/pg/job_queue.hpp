@@ -44,6 +44,9 @@ struct TakenJobs {
 // job that was taken up before comes alone. None: *queue has no work now.
 void queue_take(JobKind kind, OwnerQueue *queue, TakenJobs *taken);
 
+// One that was taken up does not count as that.
+void queue_uncount(JobKind kind, const JobKey &job);
+
 // One that was taken up and not done after all is as before.
 void queue_give_back(JobKind kind, OwnerQueue *queue, const JobKey &job);
 

@@ -22,6 +22,7 @@
 #include "pg/job_guard.hpp"
 #include "pg/job_queue.hpp"
 #include "pg/settings.hpp"
+#include "pg/taken_jobs.hpp"
 #include "pg/user_function.hpp"
 #include "pg/worker.hpp"
 #include "pg/worker_slots.hpp"
@@ -53,6 +54,7 @@ struct JobWorker {
     WorkerSelf *self;
     JobKind kind;
     OwnerQueues queues;
+    TakenJobs taken;      // of the turn under way
     uint32 seen;          // jobs_written at the last look
     MemoryContext memory; // of one call
     MemoryContext loop;   // reset in each round
@@ -297,24 +299,37 @@ void do_jobs(OwnerQueue *queue, const TakenJobs *taken, int64 start, volatile in
 }
 
 void take_turn(OwnerQueue *queue) {
-    static TakenJobs taken;
+    TakenJobs *taken = &worker.taken;
     int64 start = monotonic_micros();
     queue->served = start;
     record_overruns(); // the owner is ours now: none of its jobs can be added to those
-    take_up(queue, &taken);
-    if (taken.hopeless) {
-        fail(taken.jobs[0], {nullptr, ERRCODE_CRASH_SHUTDOWN,
-                             "given up: no process that tried the call survived it, several times"});
+    take_up(queue, taken);
+    if (taken->hopeless) {
+        fail(taken->jobs[0], {nullptr, ERRCODE_CRASH_SHUTDOWN,
+                              "given up: no process that tried the call survived it, several times"});
         return;
     }
     volatile int done = 0;
-    do_jobs(queue, &taken, start, &done);
-    give_back(queue, &taken, done);
-    bool quick = done == taken.count && monotonic_micros() - start < turn_time / 2;
+    do_jobs(queue, taken, start, &done);
+    give_back(queue, taken, done);
+    bool quick = done == taken->count && monotonic_micros() - start < turn_time / 2;
     queue->batch = quick ? Min(queue->batch * 2, most_jobs_at_once) : Max(done / 2, 1);
+    taken->count = 0;
 }
 
 // ---- The loop
+
+// Those that an earlier process had taken up, and others ended it.
+void uncount_left() {
+    JobKey *jobs;
+    int count = taken_jobs_left(worker.kind, &jobs);
+    if (count == 0)
+        return;
+    begin();
+    for (int i = 0; i < count; i++)
+        queue_uncount(worker.kind, jobs[i]);
+    commit_durably();
+}
 
 void look() {
     int64 now = monotonic_micros();
@@ -399,7 +414,9 @@ void start(Datum main_arg, JobKind kind) {
     worker.memory = AllocSetContextCreate(TopMemoryContext, "whisperer call", ALLOCSET_DEFAULT_SIZES);
     worker.loop = AllocSetContextCreate(TopMemoryContext, "whisperer jobs", ALLOCSET_DEFAULT_SIZES);
     MemoryContextSwitchTo(worker.loop);
+    taken_jobs_watch(kind, &worker.taken);
     record_overruns();
+    uncount_left();
     run();
     leave();
 }

@@ -32,9 +32,8 @@ Journal *journal_open(Oid database, int shard, int shards, Suspect **suspects, i
 // After an orderly end nothing is a suspect.
 void journal_close(Journal *journal);
 
-// The process is told to leave at once (an immediate shutdown, a crash of another process, an administrator
-// in a hurry): it is not a crash of what it has in flight, which goes out again and is not counted. For a
-// signal handler, too.
+// The process is told to leave at once (see ordered_end.hpp): it is not a crash of what it has in flight,
+// which goes out again and is not counted. For a signal handler, too.
 void journal_note_order();
 
 // As core::FlightRecorder wants them; context is the Journal. They write an entry to the operating system's

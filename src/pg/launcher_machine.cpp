@@ -29,6 +29,7 @@
 #include "pg/journal.hpp"
 #include "pg/launcher_parts.hpp"
 #include "pg/settings.hpp"
+#include "pg/taken_jobs.hpp"
 #include "pg/worker.hpp"
 
 extern "C" {
@@ -48,11 +49,17 @@ void later(int64 *next, int64 candidate) {
     *next = Min(*next, candidate);
 }
 
+// Nothing is known of the database any more.
+void forget(Oid database) {
+    roster_database_free(database);
+    journal_remove_all(database);
+    taken_jobs_remove_all(database);
+}
+
 } // namespace
 
 void database_forget(Entry *entry) {
-    roster_database_free(entry->database);
-    journal_remove_all(entry->database);
+    forget(entry->database);
     memory_changed = memory_changed || entry->failures > 0;
     *entry = {};
 }
@@ -83,8 +90,7 @@ void probe(Entry *entry) {
 }
 
 void probe_say_absent(Entry *entry) {
-    roster_database_free(entry->database);
-    journal_remove_all(entry->database);
+    forget(entry->database);
     memory_changed = memory_changed || entry->failures > 0;
     entry->failures = 0;
     entry->state = DatabaseState::absent;

@@ -48,8 +48,8 @@ volatile bool was_hurried = false; // ProcDiePending is reset before exit callba
 void handle_sigterm(SIGNAL_ARGS) {
     int saved_errno = errno;
     (void)postgres_signal_arg;
-    // The launcher and the postmaster both send one when the server is shut down: that is not impatience, and
-    // what is done at the end, saving the statistics for instance, is not to be cut off.
+    // Two that come so soon after one another (somebody ends all sessions, and stops the server) are no
+    // impatience: what is done at the end, saving the statistics for instance, is not to be cut off.
     int64 now = monotonic_micros();
     if (!ShutdownRequestPending)
         first_sigterm = now;

@@ -260,6 +260,37 @@ my $gated = q{FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND obji
 	cmp_ok(time() - $start, '<', 30, 'a callback that swallows its cancellation does not keep a database from being dropped');
 }
 
+# Its end crashes the server, which is started again, and knows nothing of earlier crashes: the launcher would wait longer each time.
+sub kill_and_start
+{
+	my ($pid) = @_;
+	kill 'KILL', $pid or die "no process $pid";
+	$node->await_end;
+	unlink $node->data_dir . '/pg_whisperer/launcher';
+	return $node->wait_back;
+}
+
+# That others end the process in which a call is made is not held against the call, however often.
+{
+	sql('UPDATE app.gate SET open = false');
+	subscribe('alice', 'unlucky', '/unlucky', 'app.gated');
+	my $uuid = deliver('unlucky', '{"n": 5.5}');
+	$node->wait_settled;
+	for my $end ('an immediate shutdown', 'the crash of another process')
+	{
+		for (1 .. 4)
+		{
+			$node->poll_until('postgres', "SELECT count(*) $gated", '1');
+			if ($end =~ /shutdown/) { $node->crash_and_start }
+			else { kill_and_start(sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'whisperer launcher'})) }
+		}
+		is(sql('SELECT runs < 3 FROM whisperer.job'), 't', "$end: does not count");
+	}
+	sql('UPDATE app.gate SET open = true');
+	called(1, "role = 'gated' AND instance->>'n' = '5.5'");
+	is(sql("SELECT count(*) FROM whisperer.function_failures WHERE uuid = '$uuid'"), '0', 'a call whose process others have ended eight times is made');
+}
+
 # A call that no process survives is not made for ever. It does not take the others of its owner with it.
 {
 	sql('UPDATE app.gate SET open = false');
@@ -272,7 +303,7 @@ my $gated = q{FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND obji
 		$node->poll_until('postgres', "SELECT count(*) $gated", '1');
 		deliver('bystander', '{}') if $crash == 1;
 		$node->wait_settled;
-		$node->crash_and_start;
+		kill_and_start(sql("SELECT pid $gated"));
 	}
 	$node->poll_until('postgres', "SELECT string_agg(error, ';') FROM whisperer.function_failures WHERE uuid = '$uuid'",
 		'given up: no process that tried the call survived it, several times');
