@@ -55,7 +55,7 @@ sub judge_copy
 {
 	my ($name) = @_;
 	my $seen = $ledger->{seen};
-	my ($pending, $in_flight, $last, %deliveries, %copied, @wrong) = (0, 0, 0);
+	my ($pending, $last, %deliveries, %copied, @wrong) = (0, 0);
 	for my $line (split /\n/, $ledger->sql('SELECT id, uuid, path, state, retry_count FROM before_drop'))
 	{
 		my ($id, $uuid, $path, $state, $attempts) = split /\|/, $line, -1;
@@ -63,12 +63,11 @@ sub judge_copy
 		$deliveries{$id}{$path}++;
 		$copied{$uuid} = 1;
 		my $arrived = $seen->{$path}{$uuid} ? @{ $seen->{$path}{$uuid}{arrived} } : 0;
-		# Until the DROP has its locks results are recorded, and others sent.
+		# Until the DROP has its locks results are recorded, and others sent: for how many there is time, is not known.
 		my $most = $state eq 'delivered' ? $attempts : $path eq '/plain' ? 1 : 2;
 		push @wrong, "$path $uuid: $state, attempts $attempts, arrived $arrived"
 		  if $state !~ /^(?:pending|delivered)$/ || $arrived < $attempts || $arrived > $most;
 		$pending++ if $state eq 'pending';
-		$in_flight += $arrived - $attempts if $state eq 'pending';
 	}
 	for my $path ('/plain', '/flaky')
 	{
@@ -76,9 +75,6 @@ sub judge_copy
 		push @wrong, map { "$path $_: arrived, and was not there" }
 		  grep { $seen->{$path}{$_}{id} <= $last && !$copied{$_} } keys %{ $seen->{$path} };
 	}
-	# When it was copied, and once more when the extension went.
-	my $most = 2 * $Whisperer::Ledger::max_in_flight;
-	push @wrong, "$in_flight had been in flight" if $in_flight > $most;
 	is(join("\n", @wrong), '', "$name: before it, too, @{[scalar keys %deliveries]} rows, $pending deliveries pending");
 	$ledger->sql('DROP TABLE before_drop');
 	return $pending;
