@@ -65,7 +65,6 @@ void make_worker(DeliveryWorker *worker) {
         roster_say_enabled(worker->database, setting_enabled);
     worker->journal =
         journal_open(MyDatabaseId, worker->self->shard, worker->self->shards, &suspects, &suspect_count);
-    ordered_end_call(journal_note_order);
     sender_make_room();
     if (worker->self->shard == 0)
         sender_check_ca_file();
@@ -91,6 +90,8 @@ void make_worker(DeliveryWorker *worker) {
                 errdetail("They are sent again, with the same webhook-id."));
     pfree(suspects);
     before_shmem_exit(stop_sending, (Datum)0);
+    // After it, and before anything is sent: it is called first.
+    ordered_end_call(worker->self, journal_note_order);
     worker->sending = core::SendingThread::start(worker->box, {monotonic_micros, wall_clock});
     if (worker->sending == nullptr)
         out_of_memory("its sending thread");

@@ -178,4 +178,11 @@ GuardEnd guard_end() {
     return end;
 }
 
+bool guard_is_overdue(const JobKey &job) {
+    const JobKey &mine = guard.job;
+    return guard.armed && mine.xid == job.xid && mine.owner == job.owner && mine.attempt == job.attempt &&
+           memcmp(mine.uuid, job.uuid, sizeof(job.uuid)) == 0 &&
+           monotonic_micros() - guard.started >= 2 * guard.limit;
+}
+
 } // namespace whisperer::pg

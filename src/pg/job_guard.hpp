@@ -27,4 +27,8 @@ void guard_begin(const JobKey &job, int64 limit, bool others_wait, uint32 jobs_s
 // would have been. Harmless when there is none.
 GuardEnd guard_end();
 
+// Is this the call under way, and has it outlived the time at which its process would have been ended? For a
+// signal handler, too.
+bool guard_is_overdue(const JobKey &job);
+
 } // namespace whisperer::pg

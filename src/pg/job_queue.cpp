@@ -22,8 +22,12 @@ namespace whisperer::pg {
 
 namespace {
 
-// A job that was taken up so often, and no process survived it, is given up.
-constexpr int most_runs = 3;
+// A job that was taken up weighs so much (job.runs); where the process was ended by others, 1 of it stays:
+// how a call may have others do that is without number, and none shall be made for ever.
+#define RUN_WEIGHT "4"
+#define RUN_WEIGHT_FORGIVEN "3"
+// One that three processes did not survive is given up.
+constexpr int most_weight = 3 * 4;
 // Bytes kept of a function's error, which may be as long as the function likes.
 constexpr int longest_error = 8192;
 
@@ -52,13 +56,23 @@ Statement next_statement = {"SELECT j.xid, j.uuid, j.attempt, j.runs FROM whispe
                             {CHAROID, OIDOID, XID8OID, INT4OID},
                             nullptr};
 
-Statement count_run_statement = {"UPDATE whisperer.job j SET runs = j.runs + 1 WHERE " JOB_KEY_MATCHES,
+Statement count_run_statement = {"UPDATE whisperer.job j SET runs = j.runs + " RUN_WEIGHT
+                                 " WHERE " JOB_KEY_MATCHES,
                                  job_key_arguments,
                                  {JOB_KEY_TYPES},
                                  nullptr};
 
-Statement uncount_run_statement = {"UPDATE whisperer.job j SET runs = j.runs - 1 WHERE " JOB_KEY_MATCHES
-                                   " AND j.runs > 0",
+Statement uncount_run_statement = {"UPDATE whisperer.job j SET runs = j.runs - " RUN_WEIGHT
+                                   " WHERE " JOB_KEY_MATCHES " AND j.runs >= " RUN_WEIGHT,
+                                   job_key_arguments,
+                                   {JOB_KEY_TYPES},
+                                   nullptr};
+
+// Somebody may be making the call already.
+Statement forgive_run_statement = {"UPDATE whisperer.job SET runs = runs - " RUN_WEIGHT_FORGIVEN
+                                   " WHERE ctid = ANY (ARRAY (SELECT j.ctid FROM whisperer.job j"
+                                   " WHERE " JOB_KEY_MATCHES " AND j.runs >= " RUN_WEIGHT
+                                   " FOR UPDATE SKIP LOCKED))",
                                    job_key_arguments,
                                    {JOB_KEY_TYPES},
                                    nullptr};
@@ -155,6 +169,12 @@ JobKey job_of(Oid owner, uint64 row, int *runs) {
     return job;
 }
 
+void change(Statement *statement, JobKind kind, const JobKey &job) {
+    Datum key[job_key_arguments];
+    job_key_datums(kind, job, key);
+    internal_execute(statement, key);
+}
+
 } // namespace
 
 int queue_plans_begin() {
@@ -220,34 +240,31 @@ void queue_take(JobKind kind, OwnerQueue *queue, TakenJobs *taken) {
             break;
         }
         taken->jobs[taken->count++] = job;
-        taken->hopeless = runs >= most_runs;
+        taken->hopeless = runs >= most_weight;
         if (runs > 0) {
             mark = job.xid;
             break;
         }
     }
-    for (int i = 0; i < taken->count; i++) {
-        Datum key[job_key_arguments];
-        job_key_datums(kind, taken->jobs[i], key);
-        internal_execute(&count_run_statement, key);
-    }
+    for (int i = 0; i < taken->count; i++)
+        change(&count_run_statement, kind, taken->jobs[i]);
     queue->mark = Min(mark, now.xmin);
     queue->has_work = taken->count > 0;
     queue_plans_end(level);
 }
 
-void queue_uncount(JobKind kind, const JobKey &job) {
-    int level = queue_plans_begin();
-    Datum key[job_key_arguments];
-    job_key_datums(kind, job, key);
-    internal_execute(&uncount_run_statement, key);
-    queue_plans_end(level);
-}
-
 void queue_give_back(JobKind kind, OwnerQueue *queue, const JobKey &job) {
-    queue_uncount(kind, job);
+    int level = queue_plans_begin();
+    change(&uncount_run_statement, kind, job);
+    queue_plans_end(level);
     queue->mark = Min(queue->mark, job.xid);
     queue->has_work = true;
+}
+
+void queue_forgive(JobKind kind, const JobKey &job) {
+    int level = queue_plans_begin();
+    change(&forgive_run_statement, kind, job);
+    queue_plans_end(level);
 }
 
 void queue_fail(JobKind kind, const JobKey &job, const JobFailure &failure) {

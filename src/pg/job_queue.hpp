@@ -44,11 +44,12 @@ struct TakenJobs {
 // job that was taken up before comes alone. None: *queue has no work now.
 void queue_take(JobKind kind, OwnerQueue *queue, TakenJobs *taken);
 
-// One that was taken up does not count as that.
-void queue_uncount(JobKind kind, const JobKey &job);
-
 // One that was taken up and not done after all is as before.
 void queue_give_back(JobKind kind, OwnerQueue *queue, const JobKey &job);
+
+// One that was taken up by a process which others have ended: that is hardly held against it. Not if somebody
+// has it locked, who is making the call.
+void queue_forgive(JobKind kind, const JobKey &job);
 
 // Removes a job whose call went wrong, and keeps why. `function` may be null. Says it in the log unless the
 // subscription's last failure was the same.

@@ -54,7 +54,6 @@ struct JobWorker {
     WorkerSelf *self;
     JobKind kind;
     OwnerQueues queues;
-    TakenJobs taken;      // of the turn under way
     uint32 seen;          // jobs_written at the last look
     MemoryContext memory; // of one call
     MemoryContext loop;   // reset in each round
@@ -244,18 +243,21 @@ bool do_job(const JobKey &job, bool others_wait) {
 // ---- An owner's turn
 
 void take_up(OwnerQueue *queue, TakenJobs *taken) {
+    taken_jobs_are(nullptr);
     begin();
     queue_take(worker.kind, queue, taken);
     commit_durably();
+    taken_jobs_are(taken);
 }
 
 void give_back(OwnerQueue *queue, const TakenJobs *taken, int from) {
-    if (from >= taken->count)
-        return;
-    begin();
-    for (int i = from; i < taken->count; i++)
-        queue_give_back(worker.kind, queue, taken->jobs[i]);
-    commit();
+    if (from < taken->count) {
+        begin();
+        for (int i = from; i < taken->count; i++)
+            queue_give_back(worker.kind, queue, taken->jobs[i]);
+        commit();
+    }
+    taken_jobs_are(nullptr);
 }
 
 bool others_wait(const OwnerQueue *queue) {
@@ -299,36 +301,36 @@ void do_jobs(OwnerQueue *queue, const TakenJobs *taken, int64 start, volatile in
 }
 
 void take_turn(OwnerQueue *queue) {
-    TakenJobs *taken = &worker.taken;
+    static TakenJobs taken;
     int64 start = monotonic_micros();
     queue->served = start;
     record_overruns(); // the owner is ours now: none of its jobs can be added to those
-    take_up(queue, taken);
-    if (taken->hopeless) {
-        fail(taken->jobs[0], {nullptr, ERRCODE_CRASH_SHUTDOWN,
-                              "given up: no process that tried the call survived it, several times"});
+    take_up(queue, &taken);
+    if (taken.hopeless) {
+        fail(taken.jobs[0], {nullptr, ERRCODE_CRASH_SHUTDOWN,
+                             "given up: no process that tried the call survived it, several times"});
         return;
     }
     volatile int done = 0;
-    do_jobs(queue, taken, start, &done);
-    give_back(queue, taken, done);
-    bool quick = done == taken->count && monotonic_micros() - start < turn_time / 2;
+    do_jobs(queue, &taken, start, &done);
+    give_back(queue, &taken, done);
+    bool quick = done == taken.count && monotonic_micros() - start < turn_time / 2;
     queue->batch = quick ? Min(queue->batch * 2, most_jobs_at_once) : Max(done / 2, 1);
-    taken->count = 0;
 }
 
 // ---- The loop
 
 // Those that an earlier process had taken up, and others ended it.
-void uncount_left() {
+void forgive_left() {
     JobKey *jobs;
     int count = taken_jobs_left(worker.kind, &jobs);
     if (count == 0)
         return;
     begin();
     for (int i = 0; i < count; i++)
-        queue_uncount(worker.kind, jobs[i]);
+        queue_forgive(worker.kind, jobs[i]);
     commit_durably();
+    taken_jobs_forget(worker.kind);
 }
 
 void look() {
@@ -414,9 +416,9 @@ void start(Datum main_arg, JobKind kind) {
     worker.memory = AllocSetContextCreate(TopMemoryContext, "whisperer call", ALLOCSET_DEFAULT_SIZES);
     worker.loop = AllocSetContextCreate(TopMemoryContext, "whisperer jobs", ALLOCSET_DEFAULT_SIZES);
     MemoryContextSwitchTo(worker.loop);
-    taken_jobs_watch(kind, &worker.taken);
+    taken_jobs_init(worker.self, kind);
     record_overruns();
-    uncount_left();
+    forgive_left();
     run();
     leave();
 }

@@ -32,7 +32,7 @@ Journal *journal_open(Oid database, int shard, int shards, Suspect **suspects, i
 // After an orderly end nothing is a suspect.
 void journal_close(Journal *journal);
 
-// The process is told to leave at once (see ordered_end.hpp): it is not a crash of what it has in flight,
+// The process is ended by others (see ordered_end.hpp): it is not a crash of what it has in flight,
 // which goes out again and is not counted. For a signal handler, too.
 void journal_note_order();
 

@@ -49,18 +49,18 @@ void later(int64 *next, int64 candidate) {
     *next = Min(*next, candidate);
 }
 
-// Nothing is known of the database any more.
-void forget(Oid database) {
-    roster_database_free(database);
-    journal_remove_all(database);
-    taken_jobs_remove_all(database);
+// Nothing is to be known of the database's past.
+void forget_past(const Entry *entry) {
+    roster_database_free(entry->database);
+    journal_remove_all(entry->database);
+    taken_jobs_remove_all(entry->database);
+    memory_changed = memory_changed || entry->failures > 0;
 }
 
 } // namespace
 
 void database_forget(Entry *entry) {
-    forget(entry->database);
-    memory_changed = memory_changed || entry->failures > 0;
+    forget_past(entry);
     *entry = {};
 }
 
@@ -90,8 +90,7 @@ void probe(Entry *entry) {
 }
 
 void probe_say_absent(Entry *entry) {
-    forget(entry->database);
-    memory_changed = memory_changed || entry->failures > 0;
+    forget_past(entry);
     entry->failures = 0;
     entry->state = DatabaseState::absent;
 }

@@ -1,13 +1,14 @@
 #include "pg/prelude.hpp"
 
+#include "pg/job_guard.hpp"
 #include "pg/ordered_end.hpp"
 #include "pg/taken_jobs.hpp"
-#include "pg/worker.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>
 
 extern "C" {
+#include "access/parallel.h"
 #include "common/file_perm.h"
 #include "storage/fd.h"
 }
@@ -27,44 +28,61 @@ struct NotedJob {
     int32 attempt;
 };
 
-const TakenJobs *watched = nullptr;
-char watched_path[MAXPGPATH]; // made before, for a signal handler
+const TakenJobs *volatile taken_now = nullptr;
+char taken_path[MAXPGPATH]; // made before, for a signal handler
 
 void path_of(char (&path)[MAXPGPATH], Oid database, JobKind kind) {
     snprintf(path, sizeof(path), "%s/%u.%s.taken", worker_directory, database,
              kind == JobKind::callback ? "callback" : "countdown");
 }
 
-// In a signal handler, perhaps in the midst of a change to what is watched: a job that is none is none in the
-// table, either.
+// One that is left has runs forgiven once more.
+void remove_file(Oid database, JobKind kind) {
+    char path[MAXPGPATH];
+    path_of(path, database, kind);
+    (void)unlink(path);
+}
+
+// Perhaps in a signal handler. Not what the call itself may have brought about: the crash of a parallel
+// worker of its own, or that somebody stopped the server at once because it would not end.
 void note() {
-    NotedJob noted[most_jobs_at_once];
-    int count = watched->count;
-    if (count <= 0)
+    const TakenJobs *taken = taken_now;
+    if (taken == nullptr || ParallelContextActive())
         return;
-    for (int i = 0; i < count; i++) {
-        const JobKey &job = watched->jobs[i];
-        noted[i].xid = job.xid;
-        memcpy(noted[i].uuid, job.uuid, sizeof(job.uuid));
-        noted[i].owner = job.owner;
-        noted[i].attempt = job.attempt;
+    taken_now = nullptr;
+    NotedJob noted[most_jobs_at_once];
+    size_t count = 0;
+    for (int i = 0; i < taken->count; i++) {
+        const JobKey &job = taken->jobs[i];
+        if (guard_is_overdue(job))
+            continue;
+        noted[count].xid = job.xid;
+        memcpy(noted[count].uuid, job.uuid, sizeof(job.uuid));
+        noted[count].owner = job.owner;
+        noted[count].attempt = job.attempt;
+        count++;
     }
+    if (count == 0)
+        return;
     // Appended, as there may be several processes.
-    int fd = open(watched_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, pg_file_create_mode);
+    int fd = open(taken_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, pg_file_create_mode);
     if (fd < 0)
         return;
-    ssize_t written = write(fd, noted, sizeof(NotedJob) * (size_t)count);
+    ssize_t written = write(fd, noted, sizeof(NotedJob) * count);
     (void)written; // less than all: the rest counts
     close(fd);
 }
 
 } // namespace
 
-void taken_jobs_watch(JobKind kind, const TakenJobs *taken) {
+void taken_jobs_init(WorkerSelf *self, JobKind kind) {
     worker_directory_make();
-    path_of(watched_path, MyDatabaseId, kind);
-    watched = taken;
-    ordered_end_call(note);
+    path_of(taken_path, MyDatabaseId, kind);
+    ordered_end_call(self, note);
+}
+
+void taken_jobs_are(const TakenJobs *taken) {
+    taken_now = taken;
 }
 
 int taken_jobs_left(JobKind kind, JobKey **jobs) {
@@ -78,8 +96,7 @@ int taken_jobs_left(JobKind kind, JobKey **jobs) {
     NotedJob *noted = (NotedJob *)palloc(size);
     ssize_t got = read(fd, noted, size);
     CloseTransientFile(fd);
-    // Who removes it has it: several processes may start at once.
-    int count = unlink(path) == 0 && got > 0 ? (int)((size_t)got / sizeof(NotedJob)) : 0;
+    int count = got > 0 ? (int)((size_t)got / sizeof(NotedJob)) : 0;
     *jobs = (JobKey *)palloc0(sizeof(JobKey) * (size_t)(count + 1));
     for (int i = 0; i < count; i++) {
         JobKey &job = (*jobs)[i];
@@ -92,12 +109,13 @@ int taken_jobs_left(JobKind kind, JobKey **jobs) {
     return count;
 }
 
+void taken_jobs_forget(JobKind kind) {
+    remove_file(MyDatabaseId, kind);
+}
+
 void taken_jobs_remove_all(Oid database) {
-    for (JobKind kind : {JobKind::callback, JobKind::countdown}) {
-        char path[MAXPGPATH];
-        path_of(path, database, kind);
-        (void)unlink(path);
-    }
+    remove_file(database, JobKind::callback);
+    remove_file(database, JobKind::countdown);
 }
 
 } // namespace whisperer::pg

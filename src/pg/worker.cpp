@@ -42,7 +42,6 @@ bool counts_kept_back = false;
 
 constexpr int64 patience_of_sigterm = 300 * 1000;
 volatile int64 first_sigterm = 0;
-volatile bool was_hurried = false; // ProcDiePending is reset before exit callbacks run
 
 // See worker_start() in the header.
 void handle_sigterm(SIGNAL_ARGS) {
@@ -54,7 +53,6 @@ void handle_sigterm(SIGNAL_ARGS) {
     if (!ShutdownRequestPending)
         first_sigterm = now;
     else if (now - first_sigterm >= patience_of_sigterm) {
-        was_hurried = true;
         ProcDiePending = true;
         InterruptPending = true;
     }
@@ -162,10 +160,6 @@ int64 monotonic_micros() {
 
 int64 worker_asked_to_leave_at() {
     return first_sigterm;
-}
-
-bool worker_was_hurried() {
-    return was_hurried;
 }
 
 WorkerSelf *worker_enter(int index, uint32 ticket, WorkerKind kind) {

@@ -26,8 +26,6 @@ int64 monotonic_micros();
 
 // monotonic_micros() of the first SIGTERM; 0: none.
 int64 worker_asked_to_leave_at();
-// A second SIGTERM has come.
-bool worker_was_hurried();
 
 // Start of a worker's main function: signal handlers, slot, connection to the slot's database as the
 // bootstrap superuser, settings. Leaves the process (code 0) when the slot is no longer meant for it or the
