@@ -14,11 +14,14 @@ my $node = Whisperer::Node->started('main', settings => "restart_after_crash = o
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 my $url = $receiver->url('/in');
 my $events = 20;
-sql(qq{SELECT whisperer.register_event_type('t');
-	SELECT whisperer.subscribe('t', '$url', retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 0}}')});
+sql(qq{CREATE TABLE called (uuid uuid);
+	CREATE FUNCTION called_back(response jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS
+		\$\$ INSERT INTO public.called VALUES ((response->>'event_uuid')::uuid) \$\$;
+	SELECT whisperer.register_event_type('t');
+	SELECT whisperer.subscribe('t', '$url', callback => 'called_back', retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 0}}')});
 my $oid = sql(q{SELECT oid FROM pg_database WHERE datname = 'postgres'});
 my $directory = $node->data_dir . '/pg_whisperer';
-my ($journal, $launcher) = ("$directory/$oid.0.journal", "$directory/launcher");
+my ($journal, $launcher, $taken) = ("$directory/$oid.0.journal", "$directory/launcher", "$directory/$oid.callback.taken");
 
 my $seed = $ENV{WHISPERER_SEED} // int(time() * 1000) % 2**31;
 srand($seed);
@@ -35,13 +38,13 @@ sub overwrite
 }
 
 my ($size, $head); # of a journal: as it was made by this version, and its first eight bytes
-# Of the two files: what becomes of them, while the server is down.
+# Of the files: what becomes of them, while the server is down.
 my @cases = (
 	[ 'gone with their directory', sub { remove_tree($directory); } ],
-	[ 'empty', sub { overwrite($_, '') for $journal, $launcher; } ],
-	[ 'short', sub { overwrite($journal, substr($_[0], 0, 1001)); overwrite($launcher, 'whisperer laun'); } ],
-	[ 'zeroes', sub { overwrite($_, "\0" x $size) for $journal, $launcher; } ],
-	[ 'garbage', sub { overwrite($_, random_bytes($size)) for $journal, $launcher; } ],
+	[ 'empty', sub { overwrite($_, '') for $journal, $launcher, $taken; } ],
+	[ 'short', sub { overwrite($journal, substr($_[0], 0, 1001)); overwrite($launcher, 'whisperer laun'); overwrite($taken, "\1" x 33); } ],
+	[ 'zeroes', sub { overwrite($_, "\0" x $size) for $journal, $launcher, $taken; } ],
+	[ 'garbage', sub { overwrite($_, random_bytes($size)) for $journal, $launcher, $taken; } ],
 	[ 'garbage after a good head', sub {
 		overwrite($journal, $head . random_bytes($size - 8));
 		overwrite($launcher, "whisperer launcher 1\n" . random_bytes(10_000)); } ],
@@ -62,6 +65,8 @@ my @cases = (
 	[ 'others beside them', sub {
 		overwrite("$directory/$_", random_bytes($size)) for "$oid.1.journal", "$oid.31.journal", "$oid.x.journal", '0.0.journal', 'launcher.new';
 		unlink $launcher; } ],
+	[ 'a directory in the place of what calls left', sub { mkdir $taken; } ],
+	[ 'what calls left, not to be read', sub { rmdir $taken; overwrite($taken, 'x'); chmod 0, $taken; } ],
 );
 # What nobody can use until somebody repairs it: the log says what it is, sessions do not notice.
 my @unusable = (
@@ -93,6 +98,8 @@ for (@cases, @unusable)
 	$node->wait_settled;
 	my $in = join ', ', map { "'$_'" } @uuids;
 	is(sql("SELECT count(*) FROM whisperer.history WHERE state = 'delivered' AND uuid IN ($in)"), $events, "$name: all that was pending is delivered");
+	$node->poll_until('postgres', "SELECT count(*) FROM called WHERE uuid IN ($in)", $events);
+	pass("$name: and called back");
 	my %arrived = map { $_->{id} => 1 } $receiver->requests(path => '/in', brief => 1);
 	is(scalar(grep { !$arrived{$_} } @uuids), 0, "$name: and has arrived");
 	unlike($node->log_since($log), qr/PANIC|terminated by signal|TRAP/, "$name: nothing has crashed");

@@ -52,17 +52,19 @@ sub fleeting_process
 }
 
 # One that leaves within a second of its start, again and again, is started later and later.
+my $long_there = q{FROM whisperer.workers WHERE kind = 'delivery' AND pid IS NOT NULL AND started < clock_timestamp() - interval '1 s'};
 sub delivery_worker
 {
-	my ($seconds) = @_;
-	$seconds //= 1;
-	$node->poll_until('postgres', qq{
-		SELECT count(*) FROM whisperer.workers WHERE kind = 'delivery' AND pid IS NOT NULL AND started < clock_timestamp() - interval '$seconds s'}, '1');
+	$node->poll_until('postgres', "SELECT count(*) $long_there", '1');
 	return standing_process('delivery');
 }
-# What was in flight alone at a crash goes alone again, a second after the start: it is given up when it is so at three of them. It has
-# had its turn.
-sub delivery_worker_without_suspects { return delivery_worker(2); }
+# What was in flight alone at a crash goes alone again, a while after the start, and is given up when it is so at three of them: all
+# that was there at the start has had its turn.
+sub delivery_worker_without_suspects
+{
+	$node->poll_until('postgres', "SELECT count(*) $long_there AND NOT EXISTS (SELECT FROM whisperer.pending p WHERE p.created_date < started)", '1');
+	return standing_process('delivery');
+}
 
 sub standing_process { return $node->safe_psql('postgres', "SELECT process_seen('whisperer $_[0]', '10 s')"); }
 

@@ -23,7 +23,7 @@ use Time::HiRes qw(time usleep);
 use Whisperer::Load;
 
 # Of the worker, so that "only what was in flight" is a number.
-our $max_in_flight = 64;
+my $max_in_flight = 64;
 # For postgresql.conf. Callbacks have a minute: a process may be without a processor for seconds, its first calls take as long under
 # valgrind, and a call that was too late has failed for good.
 our $settings = <<"CONF";
