@@ -265,6 +265,7 @@ class Outbox {
 
     // --- results
     size_t result_count() const noexcept; // waiting to be recorded, postponed ones left out
+    size_t postponed_count() const noexcept;
     AttemptResult result(size_t index) const noexcept;
     // Marks result `index`; settle_results() then forgets the recorded ones and puts the postponed ones
     // (whose rows are locked by somebody) aside until `again`.

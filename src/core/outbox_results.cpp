@@ -10,6 +10,11 @@ size_t Outbox::result_count() const noexcept {
     return impl_->results.size();
 }
 
+size_t Outbox::postponed_count() const noexcept {
+    const Guard guard(impl_->mutex);
+    return impl_->postponed.size();
+}
+
 AttemptResult Outbox::result(size_t index) const noexcept {
     const Guard guard(impl_->mutex);
     const Item &item = *impl_->results[index];

@@ -379,6 +379,13 @@ void heed_request(int64 *deadline) {
     SetConfigOption("lock_timeout", text, PGC_USERSET, PGC_S_OVERRIDE);
 }
 
+// Is there something to wait for? Those who have rows locked often end with us, but have no more than a
+// second.
+bool awaits(DeliveryWorker *worker, int64 since) {
+    return worker->box->in_flight() > 0 ||
+           (worker->box->postponed_count() > 0 && monotonic_micros() - since < shutdown_patience);
+}
+
 // Nothing new is started; what is in flight may end until the patience does; results are recorded.
 void finish(DeliveryWorker *worker) {
     loop.finishing = true;
@@ -391,9 +398,10 @@ void finish(DeliveryWorker *worker) {
         patience =
             (int64)((setting_request_timeout().connect_seconds + setting_request_timeout().response_seconds) *
                     1e6);
-    int64 deadline = monotonic_micros() + patience;
+    int64 since = monotonic_micros();
+    int64 deadline = since + patience;
     heed_request(&deadline);
-    while (worker->box->in_flight() > 0 && monotonic_micros() < deadline &&
+    while (awaits(worker, since) && monotonic_micros() < deadline &&
            worker_stop_reason(worker->self) != STOP_BARRED) {
         turn(worker);
         heed_request(&deadline);

@@ -6,6 +6,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 use Test::More;
+use Time::HiRes qw(time);
 
 use Whisperer::Node;
 use Whisperer::Receiver;
@@ -80,6 +81,33 @@ for my $strength ('KEY SHARE', 'SHARE', 'NO KEY UPDATE', 'UPDATE')
 	is($receiver->count(path => '/in'), $arrived + 1, "FOR $strength: it was sent once");
 }
 $open->quit;
+
+# --- so it does while the server is stopped, which ends who had it locked: for a second
+{
+	$receiver->behave(path => '/in', steps => [ { hang => 'request' }, { status => 200 } ]);
+	my $arrived = $receiver->count(path => '/in');
+	my $uuid = sql(q{SELECT (whisperer.deliver_event('{"n": 1}', 't'))[1]});
+	$receiver->await('/in', $arrived + 1);
+	my $holder = $node->background_psql('postgres', on_error_die => 0);
+	$holder->query_safe("BEGIN; SELECT 1 FROM whisperer.delivery WHERE uuid = '$uuid' FOR UPDATE");
+	$receiver->release('/in');
+	$node->poll_until('postgres', q{SELECT in_flight FROM whisperer.workers WHERE kind = 'delivery'}, '0');
+	# It has been found locked by now.
+	my $other = sql(q{SELECT (whisperer.deliver_event('{"n": 2}', 'later'))[1]});
+	$node->poll_until('postgres', "SELECT state FROM whisperer.history WHERE uuid = '$other'", 'delivered');
+	my $asked = time();
+	$node->stop('fast');
+	my $took = time() - $asked;
+	eval { $holder->quit }; # it has gone with the server
+	$node->start;
+	$node->wait_settled;
+	SKIP:
+	{
+		skip 'the server took longer to stop than a worker waits', 1 if $took >= 1;
+		is(sql("SELECT state, attempts FROM whisperer.history WHERE uuid = '$uuid'") . ' ' . $receiver->count(path => '/in'),
+			'delivered|1 ' . ($arrived + 1), 'fast shutdown: the result is recorded, nothing is sent again');
+	}
+}
 
 # --- a session settles rows of its own transaction, and rows that it has locked
 for my $level ('READ COMMITTED', 'REPEATABLE READ', 'SERIALIZABLE')
