@@ -264,8 +264,8 @@ class Outbox {
     int timeout_ms(Micros now, WallMicros wall, bool sending = true) noexcept;
 
     // --- results
-    size_t result_count() const noexcept; // waiting to be recorded, postponed ones left out
-    size_t postponed_count() const noexcept;
+    size_t result_count() const noexcept;     // waiting to be recorded, postponed ones left out
+    size_t unrecorded_count() const noexcept; // these, too
     AttemptResult result(size_t index) const noexcept;
     // Marks result `index`; settle_results() then forgets the recorded ones and puts the postponed ones
     // (whose rows are locked by somebody) aside until `again`.

@@ -10,9 +10,9 @@ size_t Outbox::result_count() const noexcept {
     return impl_->results.size();
 }
 
-size_t Outbox::postponed_count() const noexcept {
+size_t Outbox::unrecorded_count() const noexcept {
     const Guard guard(impl_->mutex);
-    return impl_->postponed.size();
+    return impl_->results.size() + impl_->postponed.size();
 }
 
 AttemptResult Outbox::result(size_t index) const noexcept {

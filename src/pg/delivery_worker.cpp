@@ -379,11 +379,11 @@ void heed_request(int64 *deadline) {
     SetConfigOption("lock_timeout", text, PGC_USERSET, PGC_S_OVERRIDE);
 }
 
-// Is there something to wait for? Those who have rows locked often end with us, but have no more than a
-// second.
+// Is there something to wait for? Who has a row locked often ends with us, but has no more than a second; if
+// it is a table, or the disk, each try would wait in vain.
 bool awaits(DeliveryWorker *worker, int64 since) {
-    return worker->box->in_flight() > 0 ||
-           (worker->box->postponed_count() > 0 && monotonic_micros() - since < shutdown_patience);
+    return worker->box->in_flight() > 0 || (worker->box->unrecorded_count() > 0 && !loop.backing_off &&
+                                            monotonic_micros() - since < shutdown_patience);
 }
 
 // Nothing new is started; what is in flight may end until the patience does; results are recorded.

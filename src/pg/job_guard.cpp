@@ -178,11 +178,14 @@ GuardEnd guard_end() {
     return end;
 }
 
-bool guard_is_overdue(const JobKey &job) {
+bool guard_is_making(const JobKey &job) {
     const JobKey &mine = guard.job;
     return guard.armed && mine.xid == job.xid && mine.owner == job.owner && mine.attempt == job.attempt &&
-           memcmp(mine.uuid, job.uuid, sizeof(job.uuid)) == 0 &&
-           monotonic_micros() - guard.started >= 2 * guard.limit;
+           memcmp(mine.uuid, job.uuid, sizeof(job.uuid)) == 0;
+}
+
+bool guard_is_overdue() {
+    return guard.armed && monotonic_micros() - guard.started >= 2 * guard.limit;
 }
 
 } // namespace whisperer::pg

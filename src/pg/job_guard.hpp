@@ -27,8 +27,9 @@ void guard_begin(const JobKey &job, int64 limit, bool others_wait, uint32 jobs_s
 // would have been. Harmless when there is none.
 GuardEnd guard_end();
 
-// Is this the call under way, and has it outlived the time at which its process would have been ended? For a
-// signal handler, too.
-bool guard_is_overdue(const JobKey &job);
+// Is this the call under way? And has it outlived the time at which its process would have been ended? For
+// signal handlers, too.
+bool guard_is_making(const JobKey &job);
+bool guard_is_overdue();
 
 } // namespace whisperer::pg

@@ -24,10 +24,11 @@ namespace {
 
 // A job that was taken up weighs so much (job.runs); where the process was ended by others, 1 of it stays:
 // how a call may have others do that is without number, and none shall be made for ever.
-#define RUN_WEIGHT "4"
-#define RUN_WEIGHT_FORGIVEN "3"
+#define RUN_WEIGHT 4
+#define RUN_WEIGHT_FORGIVEN 3
+#define RUN_WEIGHT_TEXT CppAsString2(RUN_WEIGHT)
 // One that three processes did not survive is given up.
-constexpr int most_weight = 3 * 4;
+constexpr int most_weight = 3 * RUN_WEIGHT;
 // Bytes kept of a function's error, which may be as long as the function likes.
 constexpr int longest_error = 8192;
 
@@ -56,26 +57,26 @@ Statement next_statement = {"SELECT j.xid, j.uuid, j.attempt, j.runs FROM whispe
                             {CHAROID, OIDOID, XID8OID, INT4OID},
                             nullptr};
 
-Statement count_run_statement = {"UPDATE whisperer.job j SET runs = j.runs + " RUN_WEIGHT
+Statement count_run_statement = {"UPDATE whisperer.job j SET runs = j.runs + " RUN_WEIGHT_TEXT
                                  " WHERE " JOB_KEY_MATCHES,
                                  job_key_arguments,
                                  {JOB_KEY_TYPES},
                                  nullptr};
 
-Statement uncount_run_statement = {"UPDATE whisperer.job j SET runs = j.runs - " RUN_WEIGHT
-                                   " WHERE " JOB_KEY_MATCHES " AND j.runs >= " RUN_WEIGHT,
+Statement uncount_run_statement = {"UPDATE whisperer.job j SET runs = j.runs - " RUN_WEIGHT_TEXT
+                                   " WHERE " JOB_KEY_MATCHES " AND j.runs >= " RUN_WEIGHT_TEXT,
                                    job_key_arguments,
                                    {JOB_KEY_TYPES},
                                    nullptr};
 
 // Somebody may be making the call already.
-Statement forgive_run_statement = {"UPDATE whisperer.job SET runs = runs - " RUN_WEIGHT_FORGIVEN
-                                   " WHERE ctid = ANY (ARRAY (SELECT j.ctid FROM whisperer.job j"
-                                   " WHERE " JOB_KEY_MATCHES " AND j.runs >= " RUN_WEIGHT
-                                   " FOR UPDATE SKIP LOCKED))",
-                                   job_key_arguments,
-                                   {JOB_KEY_TYPES},
-                                   nullptr};
+Statement forgive_run_statement = {
+    "UPDATE whisperer.job SET runs = runs - " CppAsString2(
+        RUN_WEIGHT_FORGIVEN) " WHERE ctid = ANY (ARRAY (SELECT j.ctid FROM whisperer.job j"
+                             " WHERE " JOB_KEY_MATCHES " AND j.runs = $6 FOR UPDATE SKIP LOCKED))",
+    job_key_arguments + 1,
+    {JOB_KEY_TYPES, INT4OID},
+    nullptr};
 
 // The function is none of the arguments' when it is not known any more. Gives whether this is news.
 Statement fail_statement = {
@@ -239,6 +240,7 @@ void queue_take(JobKind kind, OwnerQueue *queue, TakenJobs *taken) {
             mark = job.xid;
             break;
         }
+        taken->runs[taken->count] = runs + RUN_WEIGHT;
         taken->jobs[taken->count++] = job;
         taken->hopeless = runs >= most_weight;
         if (runs > 0) {
@@ -261,9 +263,12 @@ void queue_give_back(JobKind kind, OwnerQueue *queue, const JobKey &job) {
     queue->has_work = true;
 }
 
-void queue_forgive(JobKind kind, const JobKey &job) {
+void queue_forgive(JobKind kind, const JobKey &job, int runs) {
     int level = queue_plans_begin();
-    change(&forgive_run_statement, kind, job);
+    Datum arguments[job_key_arguments + 1];
+    job_key_datums(kind, job, arguments);
+    arguments[job_key_arguments] = Int32GetDatum(runs);
+    internal_execute(&forgive_run_statement, arguments);
     queue_plans_end(level);
 }
 

@@ -37,6 +37,7 @@ void queues_forget_marks(OwnerQueues *queues);
 struct TakenJobs {
     int count;
     JobKey jobs[most_jobs_at_once];
+    int runs[most_jobs_at_once]; // what each weighs now: job.runs
     bool hopeless; // the only one of them has been taken up too often without any process surviving it
 };
 
@@ -47,9 +48,10 @@ void queue_take(JobKind kind, OwnerQueue *queue, TakenJobs *taken);
 // One that was taken up and not done after all is as before.
 void queue_give_back(JobKind kind, OwnerQueue *queue, const JobKey &job);
 
-// One that was taken up by a process which others have ended: that is hardly held against it. Not if somebody
-// has it locked, who is making the call.
-void queue_forgive(JobKind kind, const JobKey &job);
+// One that was taken up by a process which others have ended: that is hardly held against it. Only if it
+// weighs what it did then, so that nothing is forgiven twice; and not if somebody has it locked, who is
+// making the call.
+void queue_forgive(JobKind kind, const JobKey &job, int runs);
 
 // Removes a job whose call went wrong, and keeps why. `function` may be null. Says it in the log unless the
 // subscription's last failure was the same.

@@ -246,18 +246,17 @@ void take_up(OwnerQueue *queue, TakenJobs *taken) {
     taken_jobs_are(nullptr);
     begin();
     queue_take(worker.kind, queue, taken);
-    commit_durably();
     taken_jobs_are(taken);
+    commit_durably();
 }
 
 void give_back(OwnerQueue *queue, const TakenJobs *taken, int from) {
-    if (from < taken->count) {
-        begin();
-        for (int i = from; i < taken->count; i++)
-            queue_give_back(worker.kind, queue, taken->jobs[i]);
-        commit();
-    }
-    taken_jobs_are(nullptr);
+    if (from >= taken->count)
+        return;
+    begin();
+    for (int i = from; i < taken->count; i++)
+        queue_give_back(worker.kind, queue, taken->jobs[i]);
+    commit();
 }
 
 bool others_wait(const OwnerQueue *queue) {
@@ -322,15 +321,16 @@ void take_turn(OwnerQueue *queue) {
 
 // Those that an earlier process had taken up, and others ended it.
 void forgive_left() {
-    JobKey *jobs;
-    int count = taken_jobs_left(worker.kind, &jobs);
-    if (count == 0)
-        return;
-    begin();
-    for (int i = 0; i < count; i++)
-        queue_forgive(worker.kind, jobs[i]);
-    commit_durably();
-    taken_jobs_forget(worker.kind);
+    LeftJob *left;
+    int count = taken_jobs_left(worker.kind, &left);
+    if (count > 0) {
+        begin();
+        for (int i = 0; i < count; i++)
+            queue_forgive(worker.kind, left[i].key, left[i].runs);
+        commit_durably();
+    }
+    if (count >= 0)
+        taken_jobs_forget(worker.kind);
 }
 
 void look() {

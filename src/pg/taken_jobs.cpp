@@ -26,6 +26,8 @@ struct NotedJob {
     unsigned char uuid[16];
     Oid owner;
     int32 attempt;
+    int32 runs;
+    int32 unused;
 };
 
 const TakenJobs *volatile taken_now = nullptr;
@@ -36,31 +38,38 @@ void path_of(char (&path)[MAXPGPATH], Oid database, JobKind kind) {
              kind == JobKind::callback ? "callback" : "countdown");
 }
 
-// One that is left has runs forgiven once more.
+// One that stays all the same forgives nothing once more: its jobs weigh something else by now.
 void remove_file(Oid database, JobKind kind) {
     char path[MAXPGPATH];
     path_of(path, database, kind);
     (void)unlink(path);
 }
 
-// Perhaps in a signal handler. Not what the call itself may have brought about: the crash of a parallel
-// worker of its own, or that somebody stopped the server at once because it would not end.
+// What the call itself may have brought about: the crash of a parallel worker of its own, or that somebody
+// stopped the server at once because it would not end.
+bool is_to_blame(const JobKey &job) {
+    return guard_is_making(job) && (guard_is_overdue() || ParallelContextActive());
+}
+
+// Perhaps in a signal handler.
 void note() {
     const TakenJobs *taken = taken_now;
-    if (taken == nullptr || ParallelContextActive())
+    if (taken == nullptr)
         return;
     taken_now = nullptr;
     NotedJob noted[most_jobs_at_once];
     size_t count = 0;
     for (int i = 0; i < taken->count; i++) {
         const JobKey &job = taken->jobs[i];
-        if (guard_is_overdue(job))
+        if (is_to_blame(job))
             continue;
-        noted[count].xid = job.xid;
-        memcpy(noted[count].uuid, job.uuid, sizeof(job.uuid));
-        noted[count].owner = job.owner;
-        noted[count].attempt = job.attempt;
-        count++;
+        NotedJob &entry = noted[count++];
+        entry.xid = job.xid;
+        memcpy(entry.uuid, job.uuid, sizeof(job.uuid));
+        entry.owner = job.owner;
+        entry.attempt = job.attempt;
+        entry.runs = taken->runs[i];
+        entry.unused = 0;
     }
     if (count == 0)
         return;
@@ -85,25 +94,26 @@ void taken_jobs_are(const TakenJobs *taken) {
     taken_now = taken;
 }
 
-int taken_jobs_left(JobKind kind, JobKey **jobs) {
+int taken_jobs_left(JobKind kind, LeftJob **left) {
     char path[MAXPGPATH];
     path_of(path, MyDatabaseId, kind);
-    *jobs = nullptr;
+    *left = nullptr;
     int fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
     if (fd < 0)
-        return 0;
+        return -1;
     size_t size = sizeof(NotedJob) * most_left;
     NotedJob *noted = (NotedJob *)palloc(size);
     ssize_t got = read(fd, noted, size);
     CloseTransientFile(fd);
-    int count = got > 0 ? (int)((size_t)got / sizeof(NotedJob)) : 0;
-    *jobs = (JobKey *)palloc0(sizeof(JobKey) * (size_t)(count + 1));
+    int count = got < 0 ? -1 : (int)((size_t)got / sizeof(NotedJob));
+    *left = (LeftJob *)palloc0(sizeof(LeftJob) * (size_t)Max(count, 1));
     for (int i = 0; i < count; i++) {
-        JobKey &job = (*jobs)[i];
-        job.xid = noted[i].xid;
-        memcpy(job.uuid, noted[i].uuid, sizeof(job.uuid));
-        job.owner = noted[i].owner;
-        job.attempt = noted[i].attempt;
+        JobKey &key = (*left)[i].key;
+        key.xid = noted[i].xid;
+        memcpy(key.uuid, noted[i].uuid, sizeof(key.uuid));
+        key.owner = noted[i].owner;
+        key.attempt = noted[i].attempt;
+        (*left)[i].runs = noted[i].runs;
     }
     pfree(noted);
     return count;

@@ -16,13 +16,19 @@ namespace whisperer::pg {
 // Once in a process, after guard_init().
 void taken_jobs_init(WorkerSelf *self, JobKind kind);
 
-// What it has taken up, from the commit of that until it is given back or done; null: nothing. It stays where
-// it is.
+// What it takes up, before that is committed. It stays where it is and as it is until it is told that it is
+// something else, or nothing (null): that the calls were made need not be on disk before the next durable
+// transaction.
 void taken_jobs_are(const TakenJobs *taken);
 
-// Reads what earlier processes of the kind have left, as a palloc'ed array; and removes that, when their runs
-// have been forgiven. What cannot be read is as good as none.
-int taken_jobs_left(JobKind kind, JobKey **jobs);
+struct LeftJob {
+    JobKey key;
+    int runs; // what it weighed then
+};
+
+// Reads what earlier processes of the kind have left, as a palloc'ed array; -1: nothing that could be read.
+// And removes that, when their runs have been forgiven.
+int taken_jobs_left(JobKind kind, LeftJob **left);
 void taken_jobs_forget(JobKind kind);
 
 // Removes what was left in a database, when it is known to be gone.

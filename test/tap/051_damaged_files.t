@@ -83,6 +83,7 @@ for (@cases, @unusable)
 	$receiver->await('/in', 1);
 	$node->stop('immediate');
 	my $written = slurp_file($journal);
+	unlink $taken; # of the last case, who may not read it could not
 	($size, $head) = (length $written, substr($written, 0, 8));
 	$damage->($written);
 	$receiver->answer('/in', { status => 200 });
@@ -99,7 +100,7 @@ for (@cases, @unusable)
 	my $in = join ', ', map { "'$_'" } @uuids;
 	is(sql("SELECT count(*) FROM whisperer.history WHERE state = 'delivered' AND uuid IN ($in)"), $events, "$name: all that was pending is delivered");
 	$node->poll_until('postgres', "SELECT count(*) FROM called WHERE uuid IN ($in)", $events);
-	pass("$name: and called back");
+	ok($name =~ /what calls left/ || !-e $taken, "$name: and called back");
 	my %arrived = map { $_->{id} => 1 } $receiver->requests(path => '/in', brief => 1);
 	is(scalar(grep { !$arrived{$_} } @uuids), 0, "$name: and has arrived");
 	unlike($node->log_since($log), qr/PANIC|terminated by signal|TRAP/, "$name: nothing has crashed");

@@ -345,8 +345,8 @@ sub given_up
 	my $runs = "SELECT runs FROM whisperer.job WHERE uuid = '$uuid'";
 	my $limit = $ENV{WHISPERER_POSTGRES} ? 30 : 5;
 	$node->poll_until('postgres', "SELECT count(*) $gated", '1');
-	sql("SELECT pg_terminate_backend(pid, 60000) $gated");
 	set_timeout("${limit}s");
+	sql("SELECT pg_terminate_backend(pid, 60000) $gated");
 	$node->poll_until('postgres', "SELECT count(*) $gated", '1');
 	my $before = sql($runs);
 	my $pid = sql("SELECT pid $gated");
