@@ -89,7 +89,7 @@ for my $round (1 .. Whisperer::Ledger::repetitions(7, 170))
 	cmp_ok($crashes, '>=', 3, "$name: not given up before three crashes");
 	cmp_ok($crashes, '<=', 6, "$name: and soon after them");
 	# A slow machine takes longer to restart; the pauses between the crashes stay what they are.
-	cmp_ok($up, '>', 0.5, "$name: the server was up most of the time");
+	cmp_ok($up, '>', 0.5, "$name: the server was up most of the time") unless $ENV{WHISPERER_POSTGRES};
 	like($node->safe_psql('postgres', q{SELECT error FROM whisperer.failed}),
 		qr/^given up: the delivery worker crashed 3 times while this delivery alone was in flight/, "$name: with its reason");
 	is($node->safe_psql('postgres', 'SELECT count(*) FROM whisperer.failed'), '1', "$name: no innocent one with it");
