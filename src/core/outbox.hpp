@@ -272,6 +272,8 @@ class Outbox {
     void recorded(size_t index) noexcept;
     void postpone(size_t index, WallMicros again) noexcept;
     void settle_results() noexcept;
+    // All that were postponed are to be recorded now.
+    void end_postponements() noexcept;
 
   private:
     struct Impl;

@@ -66,6 +66,13 @@ void Outbox::Impl::wake_postponed(WallMicros now) noexcept {
     postponed.erase(due, postponed.end());
 }
 
+void Outbox::end_postponements() noexcept {
+    const Guard guard(impl_->mutex);
+    for (Item *item : impl_->postponed)
+        item->postponed_until = 0;
+    impl_->wake_postponed(0);
+}
+
 // Timers that were set for times which are far off now are set anew then.
 bool Outbox::Impl::clock_was_put_back(Micros now, WallMicros wall) noexcept {
     constexpr Micros tolerance = 1000 * 1000;

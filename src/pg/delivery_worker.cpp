@@ -407,6 +407,7 @@ void finish(DeliveryWorker *worker) {
         heed_request(&deadline);
     }
     worker->sending->stop();
+    worker->box->end_postponements();
     for (size_t left = worker->box->result_count(); left > 0;) {
         heed_request(&deadline);
         record(worker, monotonic_micros());

@@ -27,6 +27,7 @@ namespace {
 #define RUN_WEIGHT 4
 #define RUN_WEIGHT_FORGIVEN 3
 #define RUN_WEIGHT_TEXT CppAsString2(RUN_WEIGHT)
+#define RUN_WEIGHT_FORGIVEN_TEXT CppAsString2(RUN_WEIGHT_FORGIVEN)
 // One that three processes did not survive is given up.
 constexpr int most_weight = 3 * RUN_WEIGHT;
 // Bytes kept of a function's error, which may be as long as the function likes.
@@ -70,13 +71,12 @@ Statement uncount_run_statement = {"UPDATE whisperer.job j SET runs = j.runs - "
                                    nullptr};
 
 // Somebody may be making the call already.
-Statement forgive_run_statement = {
-    "UPDATE whisperer.job SET runs = runs - " CppAsString2(
-        RUN_WEIGHT_FORGIVEN) " WHERE ctid = ANY (ARRAY (SELECT j.ctid FROM whisperer.job j"
-                             " WHERE " JOB_KEY_MATCHES " AND j.runs = $6 FOR UPDATE SKIP LOCKED))",
-    job_key_arguments + 1,
-    {JOB_KEY_TYPES, INT4OID},
-    nullptr};
+Statement forgive_run_statement = {"UPDATE whisperer.job SET runs = runs - " RUN_WEIGHT_FORGIVEN_TEXT
+                                   " WHERE ctid = ANY (ARRAY (SELECT j.ctid FROM whisperer.job j"
+                                   " WHERE " JOB_KEY_MATCHES " AND j.runs = $6 FOR UPDATE SKIP LOCKED))",
+                                   job_key_arguments + 1,
+                                   {JOB_KEY_TYPES, INT4OID},
+                                   nullptr};
 
 // The function is none of the arguments' when it is not known any more. Gives whether this is news.
 Statement fail_statement = {

@@ -37,7 +37,7 @@ void queues_forget_marks(OwnerQueues *queues);
 struct TakenJobs {
     int count;
     JobKey jobs[most_jobs_at_once];
-    int runs[most_jobs_at_once]; // what each weighs now: job.runs
+    int runs[most_jobs_at_once]; // what each weighs when that is committed: job.runs
     bool hopeless; // the only one of them has been taken up too often without any process surviving it
 };
 

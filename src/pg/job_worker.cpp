@@ -242,21 +242,25 @@ bool do_job(const JobKey &job, bool others_wait) {
 
 // ---- An owner's turn
 
+// What was taken up before is done with by then, and the commit puts that on disk, too. (Without jobs, it
+// does not.)
 void take_up(OwnerQueue *queue, TakenJobs *taken) {
-    taken_jobs_are(nullptr);
     begin();
     queue_take(worker.kind, queue, taken);
-    taken_jobs_are(taken);
     commit_durably();
+    if (taken->count > 0)
+        taken_jobs_are(taken);
 }
 
+// Durably: others may take them up now, so that they are not ours any more if we are ended.
 void give_back(OwnerQueue *queue, const TakenJobs *taken, int from) {
     if (from >= taken->count)
         return;
     begin();
     for (int i = from; i < taken->count; i++)
         queue_give_back(worker.kind, queue, taken->jobs[i]);
-    commit();
+    commit_durably();
+    taken_jobs_are(nullptr);
 }
 
 bool others_wait(const OwnerQueue *queue) {
@@ -300,20 +304,21 @@ void do_jobs(OwnerQueue *queue, const TakenJobs *taken, int64 start, volatile in
 }
 
 void take_turn(OwnerQueue *queue) {
-    static TakenJobs taken;
+    static TakenJobs both[2];
+    TakenJobs *taken = &both[taken_jobs_now() == &both[0] ? 1 : 0];
     int64 start = monotonic_micros();
     queue->served = start;
     record_overruns(); // the owner is ours now: none of its jobs can be added to those
-    take_up(queue, &taken);
-    if (taken.hopeless) {
-        fail(taken.jobs[0], {nullptr, ERRCODE_CRASH_SHUTDOWN,
-                             "given up: no process that tried the call survived it, several times"});
+    take_up(queue, taken);
+    if (taken->hopeless) {
+        fail(taken->jobs[0], {nullptr, ERRCODE_CRASH_SHUTDOWN,
+                              "given up: no process that tried the call survived it, several times"});
         return;
     }
     volatile int done = 0;
-    do_jobs(queue, &taken, start, &done);
-    give_back(queue, &taken, done);
-    bool quick = done == taken.count && monotonic_micros() - start < turn_time / 2;
+    do_jobs(queue, taken, start, &done);
+    give_back(queue, taken, done);
+    bool quick = done == taken->count && monotonic_micros() - start < turn_time / 2;
     queue->batch = quick ? Min(queue->batch * 2, most_jobs_at_once) : Max(done / 2, 1);
 }
 

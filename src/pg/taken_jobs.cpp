@@ -38,11 +38,12 @@ void path_of(char (&path)[MAXPGPATH], Oid database, JobKind kind) {
              kind == JobKind::callback ? "callback" : "countdown");
 }
 
-// One that stays all the same forgives nothing once more: its jobs weigh something else by now.
+// Or empties it: what was forgiven shall not be forgiven again.
 void remove_file(Oid database, JobKind kind) {
     char path[MAXPGPATH];
     path_of(path, database, kind);
-    (void)unlink(path);
+    if (unlink(path) != 0 && errno != ENOENT && truncate(path, 0) != 0)
+        ereport(LOG, errcode_for_file_access(), errmsg("could not remove file \"%s\": %m", path));
 }
 
 // What the call itself may have brought about: the crash of a parallel worker of its own, or that somebody
@@ -92,6 +93,10 @@ void taken_jobs_init(WorkerSelf *self, JobKind kind) {
 
 void taken_jobs_are(const TakenJobs *taken) {
     taken_now = taken;
+}
+
+const TakenJobs *taken_jobs_now() {
+    return taken_now;
 }
 
 int taken_jobs_left(JobKind kind, LeftJob **left) {

@@ -16,10 +16,10 @@ namespace whisperer::pg {
 // Once in a process, after guard_init().
 void taken_jobs_init(WorkerSelf *self, JobKind kind);
 
-// What it takes up, before that is committed. It stays where it is and as it is until it is told that it is
-// something else, or nothing (null): that the calls were made need not be on disk before the next durable
-// transaction.
+// What it has taken up, in a committed transaction; null: nothing. It must stay where and as it is until the
+// next call of this function, which comes when that is done with on disk as well.
 void taken_jobs_are(const TakenJobs *taken);
+const TakenJobs *taken_jobs_now();
 
 struct LeftJob {
     JobKey key;

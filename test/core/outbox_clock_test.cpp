@@ -78,6 +78,25 @@ TEST_F(OutboxTest, NorDoesOneThatIsPutBackMeanwhile) {
     EXPECT_TRUE(model.until([&] { return model.empty(); }));
 }
 
+// Nor until their time has come, if there is none left for that.
+TEST_F(OutboxTest, PostponedOnesCanBeRecordedAtOnce) {
+    model.subscribe(1, url("/200"));
+    model.records = false;
+    Xid xid = model.begin();
+    model.insert(xid, 1);
+    model.commit(xid);
+    ASSERT_TRUE(model.until([&] { return model.box->result_count() == 1; }));
+    model.box->postpone(0, model.wall() + second);
+    model.box->settle_results();
+    EXPECT_EQ(model.box->result_count(), 0u);
+    EXPECT_EQ(model.box->unrecorded_count(), 1u);
+    model.box->end_postponements();
+    EXPECT_EQ(model.box->result_count(), 1u);
+    EXPECT_EQ(model.box->unrecorded_count(), 1u);
+    model.records = true;
+    EXPECT_TRUE(model.until([&] { return model.empty(); }));
+}
+
 TEST_F(OutboxTest, NorAnAdoption) {
     model.clock_shift = day;
     model.subscribe(1, url("/200"));

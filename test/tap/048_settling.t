@@ -109,9 +109,9 @@ for my $end ('pg_terminate_backend', 'fast shutdown')
 	}
 	else
 	{
-		# More than two of its looks at the row later.
+		# When it has looked again.
 		$holder->query_safe("SELECT pg_terminate_backend($worker)");
-		$node->let_pass(0.45);
+		$node->let_pass(0.25);
 		$holder->query_safe('COMMIT');
 		$took = time() - $asked;
 		$holder->quit;
@@ -120,7 +120,7 @@ for my $end ('pg_terminate_backend', 'fast shutdown')
 	$node->wait_settled;
 	SKIP:
 	{
-		skip "$end: it took $took s", 1 if $took >= ($end eq 'fast shutdown' ? 1 : 0.7);
+		skip "$end: it took $took s", 1 if $took >= ($end eq 'fast shutdown' ? 1 : 0.5);
 		is(sql("SELECT state, attempts FROM whisperer.history WHERE uuid = '$uuid'") . ' ' . $receiver->count(path => '/in'),
 			'delivered|1 ' . ($arrived + 1), "$end: the result is recorded, nothing is sent again");
 	}
