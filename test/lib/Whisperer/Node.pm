@@ -67,6 +67,18 @@ sub psql
 	return $list ? @result : $result[0];
 }
 
+# The same for its waiting, which goes on where there is no server.
+sub poll_query_until
+{
+	my ($self, @arguments) = @_;
+	for (;;)
+	{
+		my $answered = eval { $self->SUPER::poll_query_until(@arguments) };
+		return $answered unless $@;
+		die $@ if $@ !~ /Broken pipe/;
+	}
+}
+
 # whisperer.wait_until_settled, and dies unless it became so.
 sub wait_settled
 {
