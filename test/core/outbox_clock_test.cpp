@@ -60,15 +60,20 @@ TEST_F(OutboxTest, AClockThatIsPutBackDelaysNoResult) {
     EXPECT_EQ(model.launches[held], 1);
 }
 
-// The thread that records looked at it before, and says so after the other one has noticed.
-TEST_F(OutboxTest, NorDoesOneThatIsPutBackMeanwhile) {
-    model.clock_shift = day;
-    model.subscribe(1, url("/200"));
+// One delivery's, sent with success.
+template <typename Model> bool has_unrecorded_result(Model &model, const std::string &url) {
+    model.subscribe(1, url);
     model.records = false;
     Xid xid = model.begin();
     model.insert(xid, 1);
     model.commit(xid);
-    ASSERT_TRUE(model.until([&] { return model.box->result_count() == 1; }));
+    return model.until([&] { return model.box->result_count() == 1; });
+}
+
+// The thread that records looked at it before, and says so after the other one has noticed.
+TEST_F(OutboxTest, NorDoesOneThatIsPutBackMeanwhile) {
+    model.clock_shift = day;
+    ASSERT_TRUE(has_unrecorded_result(model, url("/200")));
     WallMicros again = model.wall() + second / 5;
     model.clock_shift = 0;
     model.box->step(Model::mono(), model.wall());
@@ -80,12 +85,7 @@ TEST_F(OutboxTest, NorDoesOneThatIsPutBackMeanwhile) {
 
 // Nor until their time has come, if there is none left for that.
 TEST_F(OutboxTest, PostponedOnesCanBeRecordedAtOnce) {
-    model.subscribe(1, url("/200"));
-    model.records = false;
-    Xid xid = model.begin();
-    model.insert(xid, 1);
-    model.commit(xid);
-    ASSERT_TRUE(model.until([&] { return model.box->result_count() == 1; }));
+    ASSERT_TRUE(has_unrecorded_result(model, url("/200")));
     model.box->postpone(0, model.wall() + second);
     model.box->settle_results();
     EXPECT_EQ(model.box->result_count(), 0u);

@@ -19,15 +19,6 @@ $node->safe_psql('postgres', qq{
 	SELECT whisperer.subscribe('poison', '@{[$receiver->url('/1')]}');
 	SELECT whisperer.subscribe('poison', '@{[$receiver->url('/2')]}')});
 
-# The launcher would wait longer after each crash.
-sub start_again
-{
-	$node->await_end;
-	unlink $node->data_dir . '/pg_whisperer/launcher';
-	$node->wait_back;
-	return;
-}
-
 my $requests = sub { $receiver->count(path => '/1') + $receiver->count(path => '/2') };
 my $given_up = sub {
 	$node->safe_psql('postgres', q{SELECT count(*) FROM whisperer.failed WHERE error ~ 'given up'});
@@ -50,7 +41,7 @@ while ($crashes <= $most_crashes)
 	kill 'KILL', $worker;
 	$crashes++;
 	$sent = $requests->();
-	start_again();
+	$node->start_again;
 }
 is($given_up->(), 2, 'both were given up');
 is($crashes, $most_crashes, 'after as many crashes as it takes');
@@ -69,7 +60,7 @@ my @ends = (
 	[ 'an immediate shutdown', sub { $node->crash_and_start } ],
 	[ 'a crash of another process', sub {
 		kill 'KILL', $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'});
-		start_again(); } ],
+		$node->start_again; } ],
 	[ 'an end of the postmaster', sub { kill 'KILL', $node->{_pid}; $node->start_killed; } ],
 	[ 'a second pg_terminate_backend', sub {
 		my ($worker) = $node->delivery_pids('postgres');
@@ -104,7 +95,7 @@ for (1 .. 3)
 {
 	$receiver->await('/1', ++$arrived);
 	kill 'KILL', $node->delivery_pids('postgres');
-	start_again();
+	$node->start_again;
 }
 $node->wait_settled;
 is($node->safe_psql('postgres', q{SELECT count(*) FROM whisperer.failed WHERE error ~ 'given up'}), '1', 'three crashes of its own, and it is given up');

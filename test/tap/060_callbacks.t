@@ -262,15 +262,7 @@ my $gated = q{FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND obji
 	cmp_ok(time() - $start, '<', 30, 'a callback that swallows its cancellation does not keep a database from being dropped');
 }
 
-# The server is ended and started again, and knows nothing of earlier crashes: the launcher would wait longer each time.
-sub end_and_start
-{
-	my ($end) = @_;
-	$end->();
-	$node->await_end;
-	unlink $node->data_dir . '/pg_whisperer/launcher';
-	return $node->wait_back;
-}
+sub end_and_start { my ($end) = @_; $end->(); return $node->start_again; }
 # That of a process crashes the server.
 sub kill_and_start { my ($pid) = @_; return end_and_start(sub { kill 'KILL', $pid or die "no process $pid" }); }
 
@@ -350,13 +342,13 @@ sub given_up
 	$node->poll_until('postgres', "SELECT count(*) $gated", '1');
 	my $before = sql($runs);
 	my $pid = sql("SELECT pid $gated");
-	kill 'STOP', $pid;
+	kill 'STOP', $pid or die "kill: $!";
 	set_timeout('10min');
 	$node->let_pass(2 * $limit);
 	my $stop = IPC::Run::start([ 'pg_ctl', '-D', $node->data_dir, '-m', 'immediate', '-s', 'stop' ], '<', \undef);
 	# SIGQUIT, among those that wait for it.
 	$node->await(sub { (eval { slurp_file("/proc/$pid/status") } // 'ShdPnd: 4') =~ /^(?:Sig|Shd)Pnd:\s*\w*[4-7c-f]$/m }, 'the request to end');
-	kill 'CONT', $pid;
+	kill 'CONT', $pid; # unless the postmaster has lost patience, too
 	$stop->finish;
 	$node->_update_pid(0);
 	$node->start;

@@ -71,12 +71,13 @@ sub psql
 sub poll_query_until
 {
 	my ($self, @arguments) = @_;
-	for (;;)
-	{
-		my $answered = eval { $self->SUPER::poll_query_until(@arguments) };
-		return $answered unless $@;
+	my $answered;
+	$self->await(sub {
+		return 1 if eval { $answered = $self->SUPER::poll_query_until(@arguments); 1 };
 		die $@ if $@ !~ /Broken pipe/;
-	}
+		return 0;
+	}, 'a server that can be asked');
+	return $answered;
 }
 
 # whisperer.wait_until_settled, and dies unless it became so.
@@ -180,6 +181,15 @@ sub await_end
 	my $self = shift;
 	$self->await(sub { !-e $self->data_dir . '/postmaster.pid' }, 'the end of the server');
 	return;
+}
+
+# Starts one that is about to go. The launcher knows nothing of earlier crashes: it would wait longer after each.
+sub start_again
+{
+	my $self = shift;
+	$self->await_end;
+	unlink $self->data_dir . '/pg_whisperer/launcher';
+	return $self->wait_back;
 }
 
 # Starts a server whose processes were all killed, as soon as they have gone.
