@@ -40,7 +40,9 @@ sub crash_until_given_up
 	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
 	# Long enough to write something when a session takes long to begin, as under valgrind.
 	my %load = (seconds => $ENV{WHISPERER_POSTGRES} ? 60 : 5, sessions_end => 1);
-	$ledger->start(%load, rate => 300);
+	# The first one ends with the first crash.
+	$ledger->start(rate => 300, sessions_end => 1);
+	$ledger->begun;
 	$receiver->await('/plain', 20, brief => 1);
 	# It may strike before this session has left.
 	$node->psql('postgres', q{SELECT whisperer.deliver_event('{}', 'poison')}, on_error_die => 0);

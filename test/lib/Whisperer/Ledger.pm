@@ -139,12 +139,12 @@ sub start
 	return;
 }
 
-# Until all its sessions are there, and both kinds have written.
+# Until all its sessions are there, and it has written enough to be judged, whatever comes next.
 sub begun
 {
 	my $self = shift;
-	my ($name, $sessions) = ($self->{load}->name, $self->{load}->sessions);
-	$self->{node}->poll_until($self->{database}, "SELECT bool_or(note = 'bench') AND bool_or(note = 'writer')
+	my ($name, $sessions, $has_written) = map { $self->{load}->$_ } qw(name sessions has_written);
+	$self->{node}->poll_until($self->{database}, "SELECT $has_written
 		AND (SELECT count(*) FROM pg_stat_activity WHERE application_name = '$name') = $sessions FROM ledger");
 	return;
 }

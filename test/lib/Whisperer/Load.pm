@@ -23,7 +23,7 @@ sub _scripts
 {
 	return $directory if $directory;
 	my $base = PostgreSQL::Test::Utils::tempdir();
-	my $insert = "INSERT INTO ledger (note) VALUES ('bench');\n";
+	my $insert = "INSERT INTO ledger (note) VALUES ('bench ' || :load);\n";
 	my %scripts = (
 		plain => "\\set dice random(1, 10)\nBEGIN;\n$insert\\if :dice = 1\nROLLBACK;\n"
 		  . "\\elif :dice = 2\nSAVEPOINT s;\n${insert}ROLLBACK TO SAVEPOINT s;\n${insert}COMMIT;\n"
@@ -32,7 +32,7 @@ sub _scripts
 		  . "PREPARE TRANSACTION 'ledger :number';\n\\if :dice = 1\nROLLBACK PREPARED 'ledger :number';\n"
 		  . "\\else\nCOMMIT PREPARED 'ledger :number';\n\\endif\n",
 		# psql prints an id when the commit has been acknowledged. For longer than any load.
-		writer => "INSERT INTO ledger (note) VALUES ('writer') RETURNING id; SELECT FROM pg_sleep(0.02);\n" x 40_000);
+		writer => "INSERT INTO ledger (note) VALUES ('writer ' || :load) RETURNING id; SELECT FROM pg_sleep(0.02);\n" x 40_000);
 	PostgreSQL::Test::Utils::append_to_file("$base/$_.sql", $scripts{$_}) for keys %scripts;
 	return $directory = $base;
 }
@@ -40,15 +40,15 @@ sub _scripts
 sub new
 {
 	my ($class, $node, $database, %options) = @_;
-	my $self = bless { clients => 4, %options, name => 'ledger ' . ++$number }, $class;
+	my $self = bless { clients => 4, %options, number => ++$number, name => "ledger $number" }, $class;
 	my $connection = $node->connstr($database) . " application_name='$self->{name}'";
 	my $base = _scripts();
 	my @files = map { ('-f', "$base/$_") } $options{prepared} ? ('plain.sql@3', 'prepared.sql@1') : 'plain.sql';
 	my $seconds = $options{seconds} // 600;
 	my %commands = (
-		pgbench => [ 'pgbench', '-n', '--verbose-errors', '-c', $self->{clients}, '-j', 2, '-T', $seconds, '-R', $options{rate} // 150,
-			@files, $connection ],
-		writer => [ 'timeout', $seconds, 'psql', '-qAtX', '-v', 'ON_ERROR_STOP=1', '-f', "$base/writer.sql", $connection ]);
+		pgbench => [ 'pgbench', '-n', '--verbose-errors', '-D', "load=$number", '-c', $self->{clients}, '-j', 2, '-T', $seconds,
+			'-R', $options{rate} // 150, @files, $connection ],
+		writer => [ 'timeout', $seconds, 'psql', '-qAtX', '-v', 'ON_ERROR_STOP=1', '-v', "load=$number", '-f', "$base/writer.sql", $connection ]);
 	for my $who (qw(pgbench writer))
 	{
 		my $said = $self->{said}{$who} = { output => '', errors => '' };
@@ -61,6 +61,14 @@ sub new
 # How many sessions it has, and their application_name.
 sub sessions { my $self = shift; return $self->{clients} + 1; }
 sub name { my $self = shift; return $self->{name}; }
+
+# Of its rows (a condition): that there are some, and at least one of them acknowledged, as the writer waits for that before the next.
+sub has_written
+{
+	my $self = shift;
+	my $wrote = sub { my ($who, $least) = @_; return "count(*) FILTER (WHERE note = '$who $self->{number}') >= $least"; };
+	return join ' AND ', $wrote->('bench', 10), $wrote->('writer', 2);
+}
 
 # Whether pgbench and the writer both go on.
 sub goes_on
