@@ -19,8 +19,9 @@ constexpr int64 longest_tick = 50 * 1000;
 constexpr int64 slow_call = 100 * 1000;
 // What a call has, after it was cancelled because the process must leave, before it is ended.
 constexpr int64 stop_patience = 500 * 1000;
-// A process that was stopped, or had no processor, gets one tick for all that time: it has ignored nothing.
-constexpr int ticks_to_heed = 3;
+// A process that was stopped, or had no processor, gets one tick for all that time. When it is so many late,
+// that time was not the call's: it has neither used nor ignored anything then.
+constexpr int late_ticks = 4;
 
 // Written by the process, read and written by the signal handler.
 struct Guard {
@@ -28,11 +29,14 @@ struct Guard {
     JobKind kind;
     timer_t timer;
     JobKey job;
+    int64 step;   // between two ticks
+    int64 ticked; // when it last did
+    int64 lost;   // that was not the call's
     int64 started;
     int64 limit;
-    int64 cancelled; // at the limit; 0: not yet
-    int64 stop_seen; // 0: not yet
-    int ticks;       // since it was last cancelled
+    // In the call's own time. 0: not yet.
+    int64 cancelled; // at the limit
+    int64 stop_seen;
     uint32 jobs_seen;
     bool others_wait;
     bool asked;
@@ -42,9 +46,19 @@ struct Guard {
 };
 Guard guard;
 
+int64 lost_until(int64 now) {
+    int64 gap = now - guard.ticked;
+    return guard.lost + (gap > late_ticks * guard.step ? gap - guard.step : 0);
+}
+
+// Since the call began, but what was lost.
+int64 own_time() {
+    int64 now = monotonic_micros();
+    return now - guard.started - lost_until(now);
+}
+
 // The first reason stays: what was too late is not made again because its process was to leave, too.
 void cancel_call(GuardEnd why) {
-    guard.ticks = 0;
     if (guard.end == GuardEnd::in_time)
         guard.end = why;
     QueryCancelPending = true;
@@ -68,22 +82,19 @@ void ask_for_help() {
     roster_want_worker(slot, guard.kind);
 }
 
-bool ignored(int64 cancelled, int64 patience, int64 now) {
-    return now - cancelled >= patience && guard.ticks >= ticks_to_heed;
-}
-
 // In the signal handler.
 void tick() {
     if (!guard.armed)
         return;
-    guard.ticks++;
     int64 now = monotonic_micros();
-    int64 elapsed = now - guard.started;
+    guard.lost = lost_until(now);
+    guard.ticked = now;
+    int64 elapsed = own_time();
     if (worker_must_stop(guard.self)) {
         if (guard.stop_seen == 0) {
-            guard.stop_seen = now;
+            guard.stop_seen = elapsed;
             cancel_call(GuardEnd::stopped);
-        } else if (ignored(guard.stop_seen, stop_patience, now)) {
+        } else if (elapsed - guard.stop_seen >= stop_patience) {
             guard.ending = guard.cancelled != 0;
             end_process();
         }
@@ -94,9 +105,9 @@ void tick() {
     if (guard.cancelled == 0) {
         if (elapsed < guard.limit)
             return;
-        guard.cancelled = now;
+        guard.cancelled = elapsed;
         cancel_call(GuardEnd::limit);
-    } else if (ignored(guard.cancelled, guard.limit, now)) {
+    } else if (elapsed - guard.cancelled >= guard.limit) {
         guard.ending = true;
         end_process();
     }
@@ -153,15 +164,16 @@ void guard_init(WorkerSelf *self, JobKind kind) {
 
 void guard_begin(const JobKey &job, int64 limit, bool others_wait, uint32 jobs_seen) {
     guard.job = job;
-    guard.started = monotonic_micros();
+    guard.started = guard.ticked = monotonic_micros();
+    guard.lost = 0;
+    guard.step = Max(Min(longest_tick, limit / 5), INT64CONST(1000));
     guard.limit = limit;
     guard.stop_seen = guard.cancelled = 0;
     guard.jobs_seen = jobs_seen;
     guard.others_wait = others_wait;
     guard.asked = guard.ending = false;
     guard.end = GuardEnd::in_time;
-    int64 step = Max(Min(longest_tick, limit / 5), INT64CONST(1000));
-    if (!set_timer(step))
+    if (!set_timer(guard.step))
         elog(ERROR, "could not set a timer: %m");
     guard.armed = 1;
 }
@@ -173,7 +185,7 @@ GuardEnd guard_end() {
     (void)set_timer(0);
     QueryCancelPending = false;
     GuardEnd end = guard.end;
-    if (end == GuardEnd::in_time && monotonic_micros() - guard.started >= guard.limit)
+    if (end == GuardEnd::in_time && own_time() >= guard.limit)
         end = GuardEnd::limit;
     return end;
 }
@@ -185,7 +197,7 @@ bool guard_is_making(const JobKey &job) {
 }
 
 bool guard_is_overdue() {
-    return guard.armed && monotonic_micros() - guard.started >= 2 * guard.limit;
+    return guard.armed && own_time() >= 2 * guard.limit;
 }
 
 } // namespace whisperer::pg

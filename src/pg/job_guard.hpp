@@ -1,7 +1,8 @@
 // The time limit of a user's function in a process of ours, which the function cannot trap.
 //
-// A timer ticks while the call runs, whatever the wall clock shows. At the limit it cancels the call as a
-// statement is cancelled. A function can catch that and go on: after as long again the process is ended, as
+// A timer ticks while the call runs, whatever the wall clock shows; time in which the process was stopped, or
+// had no processor, is not counted, as ticks are late then. At the limit it cancels the call as a statement
+// is cancelled. A function can catch that and go on: after as long again the process is ended, as
 // pg_terminate_backend() would, which nothing catches; whoever comes next records the call as overrun. When
 // the process is asked to leave, the call is cancelled at once.
 //
