@@ -10,11 +10,24 @@ export class RequestParser {
         this.onRequest = onRequest;
         this.buffer = null;
         this.request = null;
+        // What has come since the buffer was made, and how many bytes a body that is not all there needs.
+        this.pieces = [];
+        this.held = 0;
+        this.needed = 0;
     }
 
     // Bytes from the connection.  Throws an Error for what is not HTTP.
     push(bytes) {
-        this.buffer = this.buffer ? Buffer.concat([this.buffer, bytes]) : bytes;
+        this.pieces.push(bytes);
+        this.held += bytes.length;
+        if (this.held < this.needed) return;
+        this.buffer = this.pieces.length === 1 ? bytes : Buffer.concat(this.pieces);
+        this.parse();
+        this.pieces = this.buffer ? [this.buffer] : [];
+        this.held = this.buffer?.length ?? 0;
+    }
+
+    parse() {
         while (this.buffer) {
             if (!this.request && !this.parseHead()) return;
             if (!this.parseBody()) return;
@@ -64,8 +77,10 @@ export class RequestParser {
     parseBody() {
         if (this.chunks) return this.parseChunks();
         if (this.missing > 0) {
+            this.needed = this.missing;
             if (!this.buffer || this.buffer.length < this.missing) return false;
             this.request.body = this.take(this.missing);
+            this.needed = 0;
         }
         return true;
     }

@@ -23,7 +23,8 @@ $node->safe_psql(
 	SELECT whisperer.subscribe('alone', '@{[$receiver->url('/alone')]}');
 	SELECT whisperer.subscribe('together', '@{[$receiver->url('/silent', port => 'silent')]}');
 	SELECT whisperer.subscribe('together', '@{[$receiver->url('/hangs')]}');
-	SELECT whisperer.subscribe('together', '@{[$receiver->url('/down', port => 'down')]}');
+	SELECT whisperer.subscribe('together', '@{[$receiver->url('/down', port => 'down')]}',
+		retry_countdown_config => '{"choice": "fixed", "kwargs": {"seconds": 3600}}');
 	SELECT whisperer.subscribe('together', '@{[$receiver->url('/healthy')]}');
 });
 $receiver->answer('/hangs', { hang => 'body', body => 'half of it' });
@@ -47,22 +48,27 @@ is(scalar($receiver->requests(path => '/healthy', brief => 1)), $events, 'each e
 $node->poll_until('postgres',
 	q{SELECT pending FROM whisperer.subscription_health WHERE target_url LIKE '%/healthy'}, '0');
 
+# The one that is down has had its attempts, and comes again when nobody looks.
+$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.delivery WHERE due > now() + interval '30 min'}, $events);
+
 # Requests are in flight to the silent ones: no transaction, no snapshot, no lock for it.
 $receiver->await('/hangs', 1, brief => 1);
 sub holds_nothing
 {
-	my ($what, $attempts_end) = @_;
-	my $seen = looks_at($node, 100)->{'whisperer delivery'};
+	my ($what) = @_;
+	# A process without a processor in one of its short transactions is seen in it many times; one that holds it, each time.
+	my $seen;
+	for (1 .. 5)
+	{
+		$seen = looks_at($node, 100)->{'whisperer delivery'};
+		last if $seen->{held} <= 10;
+	}
 	note "$what: @{[ %$seen ]}";
 	is($seen->{busy}, 100, "$what: requests are in flight at every look");
-  SKIP:
-	{
-		skip 'what records other attempts takes seconds under valgrind', 1 if $attempts_end && $ENV{WHISPERER_POSTGRES};
-		cmp_ok($seen->{held}, '<=', 10, "$what: neither a transaction nor a snapshot nor a lock");
-	}
+	cmp_ok($seen->{held}, '<=', 10, "$what: neither a transaction nor a snapshot nor a lock");
 	return;
 }
-holds_nothing('receivers hang', 1); # and one is down
+holds_nothing('receivers hang, and one is down');
 my $in_flight = $node->safe_psql('postgres',
 	q{SELECT count(*) FROM whisperer.subscription_health WHERE in_flight > 0 AND target_url ~ '/(silent|hangs)$'});
 is($in_flight, '2', 'subscription_health shows who is waited for');
@@ -84,7 +90,7 @@ $node->safe_psql(
 	SELECT whisperer.register_countdown('soon', 'soon');
 	SELECT whisperer.register_event_type(t) FROM unnest('{with token,functions}'::text[]) t;
 	SELECT whisperer.subscribe('functions', '@{[$receiver->url('/functions')]}', callback => 'called_back', retry_countdown_config => '{"choice": "soon"}');
-	SELECT whisperer.subscribe('with token', '@{[$receiver->url('/with-token')]}', config => '{"auth": {"auth_type": "token",
+	SELECT whisperer.subscribe('with token', '@{[$receiver->url('/with-token')]}', config => '{"request_timeout": 600, "auth": {"auth_type": "token",
 		"url": "@{[$receiver->url('/login')]}", "username": "u", "password": "p"}}');
 });
 $receiver->release;
@@ -100,8 +106,9 @@ for my $try (1 .. 10)
 	$receiver->await('/functions', 2 * $try);
 	$node->poll_until('postgres', 'SELECT count(*) FROM whisperer.job', '0');
 	$seen = looks_at($node, 100);
-	# On a slow machine one of them may have left before it was looked at.
-	last if !grep { ($seen->{"whisperer $_"}{looks} // 0) <= 10 } qw(callback countdown);
+	# On a slow machine one of them may have left before it was looked at, or have been without a processor in a transaction.
+	last if !grep { ($seen->{"whisperer $_"}{looks} // 0) <= 10 } qw(callback countdown)
+	  and !grep { $_->{held} > 10 } map { $seen->{"whisperer $_"} } qw(callback countdown launcher);
 }
 for my $kind (qw(callback countdown launcher))
 {

@@ -35,6 +35,8 @@ sub reads_for_deliveries
 	$delivered += $events;
 	$node->poll_until('postgres', 'SELECT delivered FROM whisperer.statistics', $delivered);
 	$node->poll_until('postgres', q{SELECT state FROM whisperer.workers WHERE kind = 'delivery'}, 'idle');
+	# What a process has read is seen after it is idle: that it is sent, and that it is recorded, each by an index.
+	$node->poll_until('postgres', "SELECT ($reads) >= @{[ $before + 2 * $events ]}");
 	my $count = $node->safe_psql('postgres', $reads) - $before;
 	note sprintf '%d deliveries: %.2f s, %d entries of indexes read', $events, time() - $start, $count;
 	return $count;

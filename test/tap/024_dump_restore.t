@@ -46,6 +46,7 @@ $node->command_ok([ 'pg_dump', '-Fc', '-f', $directory, 'source' ], 'a custom on
 unlike(slurp_file($dump), qr/^COPY whisperer\.history/m, 'the history is not in it');
 $node->safe_psql('postgres', "CREATE DATABASE restored");
 $node->command_ok([ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', $dump, 'restored' ], 'restored into a new database');
+$node->await_alone('source');
 $node->safe_psql('postgres', 'CREATE DATABASE cloned TEMPLATE source');
 pass('cloned as a template');
 $other->safe_psql('postgres', 'CREATE DATABASE moved');
@@ -116,6 +117,7 @@ for my $copy (@copies)
 
 # Not a copy: the same database under another name, and after a restart.
 $receiver->forget;
+$node->await_alone('source');
 $node->safe_psql('postgres', 'ALTER DATABASE source RENAME TO renamed');
 $node->safe_psql('renamed', 'INSERT INTO thing VALUES (8)');
 $receiver->await('/in', 1);
@@ -125,7 +127,11 @@ $receiver->await('/in', 2);
 pass('a renamed database goes on, and after a restart');
 
 # Neither workers nor held copies stand in the way of DROP DATABASE.
-$node->safe_psql('postgres', "DROP DATABASE $_") for qw(renamed restored cloned);
+for my $database (qw(renamed restored cloned))
+{
+	$node->await_alone($database);
+	$node->safe_psql('postgres', "DROP DATABASE $database");
+}
 pass('databases can be dropped');
 
 done_testing();

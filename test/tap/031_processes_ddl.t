@@ -15,10 +15,11 @@ my $node = Whisperer::Node->new('main');
 $node->init(settings => "whisperer.request_timeout = 100\nautovacuum = off");
 $node->start;
 
-# Runs a statement in postgres; PostgreSQL itself would wait five seconds for others, and then give up.
+# Runs a statement in postgres. PostgreSQL itself would wait five seconds for others, and then give up: no session of a user is there.
 sub prompt
 {
 	my ($statement, $what) = @_;
+	$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname <> 'postgres'}, '0');
 	my $start = time();
 	my ($status, $output, $errors) = $node->psql('postgres', $statement);
 	is($errors, '', "$what: no error");
@@ -92,6 +93,7 @@ foreach my $strategy (qw(wal_log file_copy))
 	prompt("CREATE DATABASE copy_$strategy TEMPLATE after STRATEGY $strategy", "TEMPLATE, $strategy");
 	$node->delivery_pids($_) foreach ('after', "copy_$strategy");
 }
+$node->await_alone('after');
 is($node->psql('after', 'CREATE DATABASE copy_own TEMPLATE after'), 0, 'a copy of the database one is connected to');
 $node->delivery_pids($_) foreach qw(after copy_own);
 pass('source and copies have workers');
@@ -111,7 +113,8 @@ prompt('ALTER DATABASE after SET TABLESPACE elsewhere', 'SET TABLESPACE');
 $node->delivery_pids('after');
 pass('the moved database has its worker again');
 
-# Connections forbidden and allowed again.
+# Connections forbidden and allowed again. Not while the worker connects: it would be told so.
+$node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'after' AND backend_type = 'whisperer delivery'}, '1');
 $node->safe_psql('postgres', 'ALTER DATABASE after ALLOW_CONNECTIONS false');
 $node->poll_until('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'after'}, 0);
 $node->safe_psql('postgres', 'ALTER DATABASE after ALLOW_CONNECTIONS true');

@@ -18,10 +18,10 @@ $primary->safe_psql(
 	SELECT whisperer.subscribe('made', '@{[$receiver->url('/made')]}')});
 $primary->delivery_pids('postgres');
 # A request is under way while the backup is taken.
-$receiver->answer('/slow', { hang => 'request' });
+$receiver->answer('/slow', { hang => 'request' }); # longer than any backup takes
 $primary->safe_psql('postgres', qq{
 	SELECT whisperer.register_event_type('slow');
-	SELECT whisperer.subscribe('slow', '@{[$receiver->url('/slow')]}');
+	SELECT whisperer.subscribe('slow', '@{[$receiver->url('/slow')]}', config => '{"request_timeout": 600}');
 	SELECT whisperer.deliver_event('{}'::jsonb, 'slow')});
 $receiver->await('/slow', 1);
 $primary->backup('base');

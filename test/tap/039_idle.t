@@ -16,10 +16,10 @@ my ($certificate, $key) = Whisperer::Receiver::make_certificate(File::Spec->rel2
 $receiver->listen(name => 'secure', tls => { cert => $certificate, key => $key });
 my $node = Whisperer::Node->new('main');
 $node->init(settings => "whisperer.ca_file = '$certificate'");
+$node->defaults('safety_scan_interval');
 $node->start;
 $node->create_whisperer('postgres');
-# As it is without a setting.
-$node->safe_psql('postgres', $_) for 'ALTER SYSTEM RESET whisperer.safety_scan_interval', 'SELECT pg_reload_conf()', 'CREATE DATABASE other';
+$node->safe_psql('postgres', 'CREATE DATABASE other');
 $node->create_whisperer('other');
 my ($other) = $node->delivery_pids('other');
 

@@ -11,8 +11,7 @@ use Whisperer::Node;
 
 my $text = slurp_file('docs/reference.md');
 my $node = Whisperer::Node->started('reference');
-# The one setting of ours that all nodes have: here its default is wanted.
-$node->adjust_conf('postgresql.conf', 'whisperer.safety_scan_interval', undef);
+$node->defaults;
 $node->restart;
 
 sub rows { return map { [ split /\t/, $_, -1 ] } split /\n/, $node->safe_psql('postgres', "COPY ($_[0]) TO STDOUT"); }

@@ -66,6 +66,13 @@ sub delivery_worker_without_suspects
 	return standing_process('delivery');
 }
 
+# A call that was under way at three kills of its process is given up: one that was so at two has had its turn.
+sub callback_worker_without_suspects
+{
+	$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.job WHERE runs >= 8}, '0');
+	return standing_process('callback');
+}
+
 sub standing_process { return $node->safe_psql('postgres', "SELECT process_seen('whisperer $_[0]', '10 s')"); }
 
 # One of the load's, in the middle of its work if there is such a one.
@@ -111,20 +118,14 @@ sub terminate_one
 	return $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 30000)") eq 't' ? 1 : 0;
 }
 
-# A delivery worker that leaves has a second's patience with receivers. Where that may have passed, what was in flight may be sent again.
 my $in_time = 0;
-sub patiently
+sub terminate_patiently
 {
-	my ($leave) = @_;
-	my $asked = time();
-	my $result = $leave->();
-	my $left = time();
-	note sprintf 'left after %.1f s', $left - $asked;
-	if ($left - $asked < 1) { $in_time++ }
-	else { $ledger->disrupted($asked, $left) }
-	return $result;
+	my ($pid) = @_;
+	my $done;
+	$in_time += $ledger->patiently(sub { $done = terminate_one($pid) });
+	return $done;
 }
-sub terminate_patiently { my ($pid) = @_; return patiently(sub { terminate_one($pid) }); }
 
 # The second time, a while after, it does not finish that, nor wait for a lock.
 sub terminate_twice
@@ -143,10 +144,10 @@ sub shut_down
 		my $stop = IPC::Run::start([ 'pg_ctl', '-D', $node->data_dir, '-m', 'smart', '-s', '-t', $PostgreSQL::Test::Utils::timeout_default, 'stop' ],
 			'<', \undef, '>', \my $said, '2>&1');
 		$ledger->random_moment(0.3);
-		patiently(sub { $ledger->stop_load; $stop->finish or die "smart shutdown: $said" });
+		$in_time += $ledger->patiently(sub { $ledger->stop_load; $stop->finish or die "smart shutdown: $said" });
 		$node->_update_pid(0);
 	}
-	else { patiently(sub { $node->stop($mode) }); }
+	else { $in_time += $ledger->patiently(sub { $node->stop($mode) }); }
 	$node->start;
 	return 1;
 }
@@ -214,6 +215,7 @@ my @means = (
 	(map {
 		my ($name, @bring) = @$_;
 		@bring = \&delivery_worker_without_suspects if $name eq 'the delivery worker';
+		@bring = \&callback_worker_without_suspects if $name eq 'the callback worker';
 		means("kill $name", to(\&kill_one, @bring), sessions_end => 1, again => 1);
 	} @whom),
 	(map {

@@ -114,15 +114,19 @@ $node->safe_psql('postgres', q{
 				IF EXISTS (SELECT FROM whisperer.workers WHERE kind = 'delivery' AND database = wanted AND in_flight > 0) THEN
 					RETURN true;
 				END IF;
+				PERFORM pg_sleep(0.005); -- tested: sleeps
 			END LOOP;
 			RETURN false;
 		END $$});
 
-# Executes it while requests of the database are under way.
+# Executes it while requests of the database are under way. PostgreSQL itself waits five seconds for sessions that are ending.
 sub is_done_meanwhile
 {
 	my ($database, $statement, $name) = @_;
-	my (undef, $under_way, $errors) = $node->psql('postgres', "SELECT under_way('$database');\n$statement");
+	my ($under_way, $errors);
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
+	do { (undef, $under_way, $errors) = $node->psql('postgres', "SELECT under_way('$database');\n$statement") }
+	while ($errors =~ /is being accessed by other users/ && time() < $end);
 	is("$under_way|$errors", 't|', "$name, requests under way");
 	return;
 }
@@ -179,7 +183,7 @@ $receiver->behave(path => '*', port => 'proxy', steps => [ { tunnel => \1 } ]);
 my %other = (
 	allowed_networks => '127.0.0.0/8, 10.0.0.0/8',
 	ca_file => '/etc/ssl/certs/ca-certificates.crt',
-	callback_timeout => '6s',
+	callback_timeout => '50s',
 	enabled => 'off',
 	max_attempts => 19,
 	max_databases => 65,
@@ -188,7 +192,7 @@ my %other = (
 	max_payload_size => '2MB',
 	max_response_size => '0',
 	proxy => $receiver->url('', port => 'proxy'),
-	request_timeout => '5,10',
+	request_timeout => '50,70',
 	retention => '90 days',
 	safety_scan_interval => '1s',
 	trigger_errors => 'record',
@@ -210,7 +214,7 @@ for my $setting (@settings)
 		{
 			$kept->keep_up(rate => 100, sessions_end => $restart);
 			$kept->random_moment(0.1);
-			# A new set of workers gives what is in flight its time to end, and so does a server that stops: no disruption.
+			# A new set of workers gives what is in flight its time to end: no disruption.
 			$session //= $node->background_psql('postgres');
 			my ($before, $end) = ($session->query_safe("SHOW whisperer.$setting"), time() + $PostgreSQL::Test::Utils::timeout_default);
 			$session->query_safe($_) for "ALTER SYSTEM $change", 'SELECT pg_reload_conf()';
@@ -219,7 +223,8 @@ for my $setting (@settings)
 			next unless $restart;
 			$session->quit;
 			undef $session;
-			$node->restart;
+			$kept->patiently(sub { $node->stop });
+			$node->start;
 			is($value->($setting), $change =~ /^SET/ ? $other{$setting} : $default, "$change");
 		}
 		$session->quit if $session;

@@ -171,7 +171,8 @@ for my $times (Whisperer::Ledger::pages(20, 500))
 	$admin->quit;
 	$ledger->stop_load;
 	$ledger->finish;
-	$node->restart;
+	$ledger->patiently(sub { $node->stop });
+	$node->start;
 	my $rows = $ledger->judge("CONNECTION LIMIT 0 of the database and of a role, $times new workers");
 	is($ledger->sql(q{SELECT count(*) FILTER (WHERE delivered), (SELECT count(*) FROM limited.called c WHERE c.uuid IN (
 			SELECT uuid FROM whisperer.webhook_events)) FROM whisperer.webhook_events WHERE target_url ~ '/limited$'}),

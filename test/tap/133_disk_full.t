@@ -65,8 +65,12 @@ sub await_crash
 $receiver->answer('/plain', { status => 200, body => 'x' x 2000, delay => { headers => 300 } });
 my $position = $node->log_position;
 my $pending = 500;
+# Nothing is recorded before the disk is full: no callback has anything to do, and each failure is the worker's.
+$node->safe_psql('postgres', $_) for 'ALTER SYSTEM SET whisperer.enabled = off', 'SELECT pg_reload_conf()';
+$node->poll_until('shop', q{SELECT state FROM whisperer.workers WHERE kind = 'delivery'}, 'disabled');
 $ledger->sql("INSERT INTO ledger (note) SELECT 'before' FROM generate_series(1, $pending)");
 fill(0);
+$node->safe_psql('postgres', $_) for 'ALTER SYSTEM RESET whisperer.enabled', 'SELECT pg_reload_conf()';
 $node->wait_for_log(qr/whisperer could not work on its tables in database "shop": could not extend file .*$no_space/, $position);
 pass('the log says what is wrong');
 my $hint = qr/HINT:  Nothing is lost; it is tried again, at intervals of up to 30 seconds\. Check free disk space/;
@@ -127,6 +131,8 @@ mkdir "$disk/files" or die "$disk/files: $!";
 symlink(File::Spec->rel2abs("$disk/files"), $node->data_dir . '/pg_whisperer') or die "pg_whisperer: $!";
 $position = $node->log_position;
 fill(0);
+# The start frees nothing of it: its own file of caches lies there, too.
+unlink glob "$disk/tables/*/*/pg_internal.init";
 $node->start;
 $node->wait_for_log(qr{could not allocate \d+ bytes for file "pg_whisperer/\d+\.0\.journal": No space left}, $position);
 $node->wait_for_log(qr{whisperer could not write file "pg_whisperer/launcher": No space left}, $position);

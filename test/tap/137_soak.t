@@ -72,6 +72,8 @@ while (time() < $start + $seconds || $number < 6)
 {
 	$ledger->start(rate => 200, prepared => 1);
 	$ledger->begun;
+	# What a worker reads ahead at the most, it does in each page, also where it never has to wait for a processor.
+	$ledger->sql(q{INSERT INTO ledger (note) SELECT 'at once' FROM generate_series(1, 1000)});
 	my $end = time() + $page;
 	while (time() < $end)
 	{

@@ -22,8 +22,19 @@ sub started
 	return $self;
 }
 
-# init's own options, and: settings (lines for postgresql.conf); encoding and locale of the cluster. The safety scan comes too
-# late to help, so that a wake that is lost makes a test fail, and not only take a minute longer.
+# What every server has that says nothing else. The safety scan comes too late to help, so that a wake that is lost makes a test
+# fail, and not only take a minute longer. And a receiver or a callback without a processor for seconds is not what is tested.
+my %ours = (safety_scan_interval => '1h', request_timeout => '60', callback_timeout => '60s');
+
+# Instead of these, or some of them, what users have.
+sub defaults
+{
+	my ($self, @which) = @_;
+	$self->adjust_conf('postgresql.conf', "whisperer.$_", undef) for @which ? @which : sort keys %ours;
+	return;
+}
+
+# init's own options, and: settings (lines for postgresql.conf); encoding and locale of the cluster.
 sub init
 {
 	my ($self, %options) = @_;
@@ -31,6 +42,7 @@ sub init
 	my $encoding = delete $options{encoding} // 'UTF8';
 
 	# The same names and order everywhere: neither the operating system's user nor its locale.
+	my $ours = join "\n", map { "whisperer.$_ = '$ours{$_}'" } sort keys %ours;
 	push @{ $options{extra} }, '-U', 'postgres', '--no-locale', '-E', $encoding;
 	$ENV{PGUSER} = 'postgres';
 	$self->SUPER::init(%options);
@@ -41,7 +53,7 @@ max_worker_processes = 32
 max_prepared_transactions = 10
 shared_preload_libraries = 'whisperer'
 whisperer.allowed_networks = '127.0.0.0/8, ::1/128'
-whisperer.safety_scan_interval = 1h
+$ours
 $settings
 CONF
 	return;
@@ -54,29 +66,36 @@ sub create_whisperer
 	return;
 }
 
-# As PostgreSQL::Test::Cluster's, also where the server takes no connection: psql may have gone before it could be told what to do,
-# and that is the end that psql has then, not the test's.
+# Does what gives psql its input. Where the server takes no connection psql may have gone before it could be told what to do: then
+# nothing was done, and what psql has to say was lost.
+sub _told
+{
+	my ($self, $tell) = @_;
+	my @result;
+	$self->await(sub {
+		return 1 if eval { @result = $tell->(); 1 };
+		die $@ if $@ !~ /Broken pipe/;
+		return 0;
+	}, 'psql, to take its input');
+	return @result;
+}
+
+# As PostgreSQL::Test::Cluster's, and told again.
 sub psql
 {
 	my ($self, $database, $statements, %options) = @_;
 	my $list = wantarray; # without it, nothing that is not asked for is captured
-	my @result = eval { $list ? $self->SUPER::psql($database, $statements, %options) : scalar $self->SUPER::psql($database, $statements, %options) };
-	my $error = $@;
-	die $error if $error && ($error !~ /Broken pipe/ || $options{on_error_die});
-	@result = (2, '', $error) if $error;
+	# It takes the first part of more than a pipe holds, and may have done that.
+	my $once = length($statements // '') >= 60_000;
+	my $tell = sub { return $list ? $self->SUPER::psql($database, $statements, %options) : scalar $self->SUPER::psql($database, $statements, %options) };
+	my @result = $once ? $tell->() : $self->_told($tell);
 	return $list ? @result : $result[0];
 }
 
-# The same for its waiting, which goes on where there is no server.
 sub poll_query_until
 {
 	my ($self, @arguments) = @_;
-	my $answered;
-	$self->await(sub {
-		return 1 if eval { $answered = $self->SUPER::poll_query_until(@arguments); 1 };
-		die $@ if $@ !~ /Broken pipe/;
-		return 0;
-	}, 'a server that can be asked');
+	my ($answered) = $self->_told(sub { return $self->SUPER::poll_query_until(@arguments) });
 	return $answered;
 }
 
@@ -120,14 +139,28 @@ sub await
 	return 1;
 }
 
-# Until the query answers the text: dies with the last answer when it does not.
+# Until the query answers the text: dies with the last answer when it does not, and at an error of the query itself. A connection that
+# is refused is no answer yet.
 sub poll_until
 {
 	my ($self, $database, $query, $expected, $seconds) = @_;
 	$expected //= 't';
 	my $answer;
-	return $self->await(sub { ($answer = $self->safe_psql($database, $query)) eq $expected },
-		sub { "\"$expected\" from: $query\nlast answer: $answer" }, $seconds);
+	return $self->await(sub {
+		(my $code, $answer, my $errors) = $self->psql($database, $query, on_error_die => 0);
+		die "$query: $errors" if $code != 0 && $code != 2;
+		$answer = $errors if $code;
+		return !$code && $answer eq $expected;
+	}, sub { "\"$expected\" from: $query\nlast answer: $answer" }, $seconds);
+}
+
+# Until no session of a user, as one that has just ended, is left in a database: PostgreSQL itself waits five seconds for them before
+# it drops or renames one, or copies it.
+sub await_alone
+{
+	my ($self, $database) = @_;
+	return $self->poll_until($database eq 'postgres' ? 'template1' : 'postgres',
+		"SELECT count(*) FROM pg_stat_activity WHERE datname = '$database' AND backend_type = 'client backend'", '0');
 }
 
 # Until the server's clock has gone on for so long: where the time itself is what is tested.
@@ -138,13 +171,14 @@ sub let_pass
 	return $self->poll_until('postgres', "SELECT clock_timestamp() > '$from'::timestamptz + interval '$seconds s'");
 }
 
-# The delivery workers' process ids in a database, once there are as many as asked for (1). Counted in the same look: they may be
-# about to give way to others.
+# The delivery workers' process ids in a database, once there are as many as asked for (1), at work: a process may have been registered
+# that has no journal yet. Counted in the same look: they may be about to give way to others.
 sub delivery_pids
 {
 	my ($self, $database, $count) = @_;
 	$count //= 1;
-	my $pids = "SELECT pid FROM whisperer.workers WHERE kind = 'delivery' AND database = '$database' AND pid IS NOT NULL ORDER BY pid";
+	my $pids = "SELECT pid FROM whisperer.workers WHERE kind = 'delivery' AND database = '$database' AND pid IS NOT NULL
+		AND state <> 'starting' ORDER BY pid";
 	my @pids;
 	$self->await(sub { (@pids = split /\n/, $self->safe_psql($database, $pids)) == $count },
 		sub { "$count delivery workers of database \"$database\", and there are: @pids" });

@@ -32,7 +32,7 @@ sub finish
 {
 	my $self = shift;
 	$self->{timer}->start($PostgreSQL::Test::Utils::timeout_default);
-	IPC::Run::pump($self->{run}) until $self->{out} =~ /^=done$/m || $self->{timer}->is_expired;
+	IPC::Run::pump($self->{run}) until $self->{out} =~ /^=done\n/m || $self->{timer}->is_expired;
 	my $out = $self->{out};
 	die "$self->{name} has no answer: $out" unless $out =~ s/^=done\n//m;
 	chomp $out;
