@@ -107,6 +107,13 @@ is((curl($receiver->url('/', port => 'tls')))[0], 7, 'a closed port refuses');
 $receiver->listen(name => 'tls', port => $receiver->port('tls'));
 is($status_of->($receiver->url('/', port => 'tls')), '200', 'and can be opened again');
 
+$receiver->refusing_port('held');
+is((curl($receiver->url('/', port => 'held')))[0], 7, 'a port that only refuses');
+$receiver->listen(name => 'held', port => $receiver->port('held'));
+is($status_of->($receiver->url('/', port => 'held')), '200', 'can be opened');
+$receiver->unlisten('held');
+is((curl($receiver->url('/', port => 'held')))[0], 7, 'and refuses again');
+
 # Waiting for what does not come says what came.
 ok(!eval { $receiver->await('/bytes', 2, timeout => 0.1) }, 'too few: dies');
 like($@, qr{waited 0\.1 s for 2 requests to /bytes, and got 1}, 'and says so');

@@ -12,11 +12,11 @@ use Whisperer::Receiver;
 
 my $events = 1000;
 my $receiver = Whisperer::Receiver->new(
-	listen => [ { name => 'main' }, { name => 'silent', accept => 'hang' }, { name => 'down' } ]);
+	listen => [ { name => 'main' }, { name => 'silent', accept => 'hang' } ]);
 # A time-out that a bad neighbour would cost others shows on any machine.
 my $node = Whisperer::Node->started('main', settings => 'whisperer.request_timeout = 60');
 
-$receiver->unlisten('down');
+$receiver->refusing_port('down');
 $node->safe_psql(
 	'postgres', qq{
 	SELECT whisperer.register_event_type(t) FROM unnest('{alone,together}'::text[]) t;

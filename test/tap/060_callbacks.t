@@ -72,9 +72,8 @@ sub failed { my ($count, $id) = @_; $node->poll_until('postgres', "SELECT count(
 
 # No response at all.
 {
-	$receiver->listen(name => 'closed');
+	$receiver->refusing_port('closed');
 	my $url = $receiver->url('/', port => 'closed');
-	$receiver->unlisten('closed');
 	my $id = subscribe('alice', 'refused', '/refused', 'app.note', qq({"target_url": "$url", "config": {"max_attempts": 1}}));
 	deliver('refused', '{}');
 	called(1, "event_type = 'refused'");

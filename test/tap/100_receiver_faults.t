@@ -24,11 +24,11 @@ for my $which (qw(good other expired))
 chmod 0755, $base;
 append_to_file("$base/ca.crt", slurp_file($tls{$_}{cert})) for qw(good expired);
 my $receiver = Whisperer::Receiver->new(listen => [
-	{ name => 'main' }, { name => 'down' }, { name => 'resets', accept => 'reset' },
+	{ name => 'main' }, { name => 'resets', accept => 'reset' },
 	{ name => 'closes', accept => 'close' }, { name => 'silent', accept => 'hang' },
 	{ name => 'secure', tls => $tls{good} }, { name => 'unknown', tls => $tls{other} }, { name => 'expired', tls => $tls{expired} },
 	{ name => 'old', tls => { %{ $tls{good} }, minVersion => 'TLSv1', maxVersion => 'TLSv1.1', ciphers => 'DEFAULT@SECLEVEL=0' } } ]);
-$receiver->unlisten('down');
+$receiver->refusing_port('down');
 my $node = Whisperer::Node->started('main', settings => "whisperer.max_response_size = '4kB'\nwhisperer.ca_file = '$base/ca.crt'");
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 
@@ -242,8 +242,8 @@ $node->poll_until('postgres', q{SELECT count(*) FROM whisperer.webhook_events WH
 pass('excess bytes of a response do not become the next one');
 
 # A connection kept alive that ends before, or just as, it is used again: the request is made again in the same attempt.
-$receiver->listen(name => 'kept');
-my $port = $receiver->port('kept');
+my $port = $receiver->refusing_port('kept');    # nobody else's while it is closed
+$receiver->listen(name => 'kept', port => $port);
 my $restart = sub { $receiver->unlisten('kept'); $receiver->listen(name => 'kept', port => $port); return; };
 for my $case (
 	# between two requests; on the second request: its head read, or all of it

@@ -122,9 +122,8 @@ is(join(' ', map { "$_->{method} " . length $_->{body} } $receiver->requests(pat
 is($receiver->count(path => '/elsewhere'), 0, '... and not followed');
 
 # Row 21 and 22: no status that nobody sent; text as it came.
-$receiver->listen(name => 'closed');
+$receiver->refusing_port('closed');
 my $closed = $receiver->url('/', port => 'closed');
-$receiver->unlisten('closed');
 sql(qq{SELECT whisperer.register_event_type('refused'); SELECT whisperer.subscribe('refused', '$closed', @{[now_and_then(3000)]})});
 my $refused = deliver('refused');
 ok(until_event($refused, q(retry_count, response_http_status IS NULL, response_content IS NULL, error ~ 'connect'), '1|t|t|t'), 'parity row 21: a transport error has no status, and says what it was');

@@ -15,8 +15,8 @@ my ($certificate, $key) = Whisperer::Receiver::make_certificate($directory, 'DNS
 chmod 0755, $directory;
 my $tls = { cert => $certificate, key => $key };
 my $receiver = Whisperer::Receiver->new(listen => [
-	{ name => 'main' }, { name => 'secure', tls => $tls }, { name => 'proxy' }, { name => 'other' }, { name => 'down' } ]);
-$receiver->unlisten('down');
+	{ name => 'main' }, { name => 'secure', tls => $tls }, { name => 'proxy' }, { name => 'other' } ]);
+$receiver->refusing_port('down');
 sub proxy_url { my ($port, $host) = @_; return $receiver->url('', port => $port, host => $host // '127.0.0.1'); }
 my $node = Whisperer::Node->started('main', settings => "whisperer.ca_file = '$certificate'\nwhisperer.proxy = '@{[proxy_url('proxy')]}'");
 sub sql { return $node->safe_psql('postgres', $_[0]); }

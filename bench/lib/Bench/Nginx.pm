@@ -21,7 +21,10 @@ sub new
 {
 	my ($class, %options) = @_;
 	my $directory = PostgreSQL::Test::Utils::tempdir();
-	my $self = bless { owner => $$, port => free_port(), status => free_port(), scheme => 'http', host => '127.0.0.1' }, $class;
+	# Nobody else is given these ports while they are bound, before nginx listens at them and after it.
+	my @bound = map { Whisperer::Receiver::bind_port() } 1 .. 2;
+	my $self = bless { owner => $$, bound => \@bound, scheme => 'http', host => '127.0.0.1' }, $class;
+	@$self{qw(port status)} = map { $_->sockport } @bound;
 	my ($listen, $tls) = ("127.0.0.1:$self->{port}", '');
 	if ($options{tls})
 	{
@@ -43,7 +46,7 @@ CONF
 	{
 		exec 'nginx', '-p', $directory, '-e', "$directory/error.log", '-c', "$directory/nginx.conf" or die "nginx: $!\n";
 	}
-	wait_for('nginx', 20, sub {
+	wait_for('nginx', 180, sub {
 		waitpid($self->{pid}, 1) == 0 or die "nginx did not start: see $directory/error.log\n";
 		return IO::Socket::INET->new(PeerAddr => "127.0.0.1:$self->{status}");
 	});

@@ -8,6 +8,7 @@ use warnings;
 use File::Basename qw(dirname);
 use HTTP::Tiny;
 use IO::Handle;
+use IO::Socket::INET ();
 use JSON::XS ();
 use MIME::Base64 qw(decode_base64);
 use Time::HiRes qw(time);
@@ -221,5 +222,20 @@ CONF
 }
 
 sub _openssl { system('openssl', @_) == 0 or die "openssl $_[0] failed\n"; return; }
+
+# A port of 127.0.0.1 that refuses, and that nobody else gets as long as the handle is there: bound, but nobody listens. Who asks
+# for this very port (and sets SO_REUSEADDR, as servers do) may listen at it meanwhile.
+sub bind_port
+{
+	return IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'tcp', ReuseAddr => 1) || die "no port: $!\n";
+}
+
+# The same under a name, as long as the receiver is there; "listen" with its number opens it.
+sub refusing_port
+{
+	my ($self, $name) = @_;
+	$self->{bound}{$name} = bind_port();
+	return $self->{ports}{$name} = $self->{bound}{$name}->sockport;
+}
 
 1;
