@@ -42,7 +42,9 @@ sql(q{SET ROLE keeper; SELECT whisperer.register_event_type('serializer', 'evil.
 	whisperer.register_event_type('countdown'), whisperer.register_event_type('callback'),
 	whisperer.register_countdown('counted', 'evil.countdown'), whisperer.register_countdown('checked', 'evil.countdown', 'evil.validator')});
 $receiver->answer('/countdown', { status => 500 });
-my %with = (callback => q{, callback => 'evil.callback'}, countdown => q{, retry_countdown_config => '{"choice": "counted", "kwargs": {}}'});
+# Two attempts, of which the first has a countdown: it is called once, whenever the second is made.
+my %with = (callback => q{, callback => 'evil.callback'},
+	countdown => q{, retry_countdown_config => '{"choice": "counted", "kwargs": {}}', config => '{"max_attempts": 2}'});
 my %subscription;
 for my $kind (qw(serializer customizer countdown callback))
 {
@@ -69,10 +71,9 @@ my %use = (
 	},
 	countdown => sub {
 		my $uuid = sql(q{SELECT (whisperer.deliver_event('{}'::jsonb, 'countdown'))[1]});
-		$node->poll_until('postgres', "SELECT count(*) = 1 FROM whisperer.pending WHERE uuid = '$uuid' AND retry_count >= 1");
-		my $state = failure('countdown');
-		sql("SELECT whisperer.cancel('$uuid')");
-		return $state;
+		$node->poll_until('postgres', "SELECT count(*) = 1 FROM whisperer.webhook_events WHERE uuid = '$uuid' AND retry_count >= 1");
+		$node->psql('postgres', "SELECT whisperer.cancel('$uuid')"); # refused when both were made
+		return failure('countdown');
 	},
 );
 # Role, what it does (KIND: the function; FULL: with its types), what runs and as whom, the SQLSTATE.
