@@ -36,11 +36,11 @@ my $http_date = sub { return strftime('%a, %d %b %Y %H:%M:%S GMT', gmtime(time()
 my $gzip = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03";
 my $bomb = compress('x' x 20_000_000);
 my $head = "HTTP/1.1 200 OK\r\n";
-my $countdown = 100;    # seconds: longer than the test, so that each case makes one attempt
+my $countdown = 500;    # seconds: longer than the test, so that each case makes one attempt
 my $cut = qr/^the response ended before it was whole: /;
 my $not_http = qr/^the response is not HTTP: /;
-# Long enough for a slow machine to bring what comes before the silence; what trickles would take more than twice as long.
-my $slow = { request_timeout => 8 };
+# Long enough for a slow machine to bring what comes before the silence; what trickles would take three times as long.
+my $slow = { request_timeout => 20 };
 my $too_large = qr/^the response's headers are larger than 64 kB/;
 sub https { my ($port, $host) = @_; return $receiver->url('/', port => $port, scheme => 'https', host => $host // 'localhost'); }
 
@@ -52,19 +52,19 @@ my %cases = (
 	refused => { url => $receiver->url('/', port => 'down'), error => qr/^Failed to connect to 127\.0\.0\.1(?: port |:)\d+ after \d+ ms: (?:Couldn't|Could not) connect to server$/ },
 	reset_at_accept => { url => $receiver->url('/', port => 'resets'), error => qr/reset by peer|^the response ended before it was whole|failure when receiving|^Failed to connect/i },
 	closed_at_accept => { url => $receiver->url('/', port => 'closes'), error => qr/empty reply|reset by peer|failure when/i },
-	silent_at_accept => { url => $receiver->url('/', port => 'silent'), config => $slow, error => qr/^no response within 8 s \(name lookup \d+ ms, connect \d+ ms, TLS \d+ ms, sent \d+ bytes, received 0 bytes; \d+ ms in all\)$/ },
+	silent_at_accept => { url => $receiver->url('/', port => 'silent'), config => $slow, error => qr/^no response within 20 s \(name lookup \d+ ms, connect \d+ ms, TLS \d+ ms, sent \d+ bytes, received 0 bytes; \d+ ms in all\)$/ },
 	reset_in_request => { step => { cut => 'head' }, error => qr/reset by peer|failure when/i },
 	reset_after_request => { step => { cut => 'request' }, error => qr/reset by peer|failure when/i },
 	closed_after_request => { step => { cut => 'request', how => 'close' }, error => qr/empty reply/i },
-	silent_before_body => { step => { hang => 'head' }, config => $slow, error => qr/^no response within 8 s/ },
-	silent_before_headers => { step => { hang => 'request' }, config => $slow, error => qr/^no response within 8 s/ },
+	silent_before_body => { step => { hang => 'head' }, config => $slow, error => qr/^no response within 20 s/ },
+	silent_before_headers => { step => { hang => 'request' }, config => $slow, error => qr/^no response within 20 s/ },
 	no_such_host => { url => 'http://no-such-host.invalid/', error => qr/no-such-host\.invalid/ },
 	# ---- TLS
 	self_signed => { url => https('unknown'), error => qr/^SSL certificate (?:problem|OpenSSL verify result): self.signed certificate/ },
 	expired => { url => https('expired'), error => qr/^SSL certificate (?:problem|OpenSSL verify result): certificate has expired/ },
 	wrong_name => { url => https('secure', '127.0.0.1'), error => qr/^SSL: no alternative certificate subject name matches target/ },
 	below_1_2 => { url => https('old'), error => qr/protocol version|unsupported protocol|SSL_ERROR|alert/i },
-	handshake_hangs => { url => https('silent'), config => $slow, error => qr/^no connection within 8 s \(name lookup \d+ ms, connect \d+ ms, TLS 0 ms, / },
+	handshake_hangs => { url => https('silent'), config => $slow, error => qr/^no connection within 20 s \(name lookup \d+ ms, connect \d+ ms, TLS 0 ms, / },
 	handshake_reset => { url => https('resets'), error => qr/reset|SSL|Failed to connect/i },
 	# Not a time-out, which says TLS, too.
 	handshake_closed => { url => https('closes'), error => qr/^(?!no connection).*(?:SSL|TLS|closed)/i },
@@ -75,16 +75,16 @@ my %cases = (
 	closed_in_status_line => { step => { raw => 'HTTP/1.1 20' }, error => qr/$cut|$not_http/ },
 	reset_in_headers => { step => { raw => "HTTP/1.1 200 OK\r\nContent-Le", cut => 'end' }, error => $cut, status => 200 },
 	reset_in_body => { step => { body => 'twohalves', cut => 'body' }, error => $cut, status => 200, content => 'twoh' },
-	silent_in_headers => { step => { raw => "HTTP/1.1 200 OK\r\nContent-Le", hang => 'end' }, config => $slow, error => qr/^the response was not complete within 8 s/, status => 200 },
-	silent_before_end => { step => { raw => "${head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", hang => 'end' }, config => $slow, error => qr/^the response was not complete within 8 s/, status => 200, content => 'hello' },
-	byte_a_second => { step => { body_size => 1000, trickle => { bytes => 1, interval => 1000 } }, config => $slow, error => qr/^the response was not complete within 8 s/, status => 200, content => qr/^x{1,999}$/ },
-	headers_byte_by_byte => { step => { raw => $head . 'X-Flood: ' . ('x' x 2000), trickle => { bytes => 1, interval => 10 } }, config => { request_timeout => 6 }, error => qr/^the response was not complete within 6 s/, status => 200 },
+	silent_in_headers => { step => { raw => "HTTP/1.1 200 OK\r\nContent-Le", hang => 'end' }, config => $slow, error => qr/^the response was not complete within 20 s/, status => 200 },
+	silent_before_end => { step => { raw => "${head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", hang => 'end' }, config => $slow, error => qr/^the response was not complete within 20 s/, status => 200, content => 'hello' },
+	byte_a_second => { step => { body_size => 1000, trickle => { bytes => 1, interval => 1000 } }, config => $slow, error => qr/^the response was not complete within 20 s/, status => 200, content => qr/^x{1,999}$/ },
+	headers_byte_by_byte => { step => { raw => $head . 'X-Flood: ' . ('x' x 2000), trickle => { bytes => 1, interval => 30 } }, config => $slow, error => qr/^the response was not complete within 20 s/, status => 200 },
 	reset_after_headers => { step => { body => 'never', cut => 'headers' }, error => $cut, status => 200, content => '' },
 	closed_after_headers => { step => { body => 'never', cut => 'headers', how => 'close' }, error => $cut, status => 200, content => '' },
 	closed_in_body => { step => { body => 'twohalves', cut => 'body', how => 'close' }, error => $cut, status => 200, content => 'twoh' },
 	error_cut_short => { step => { status => 410, body => 'twohalves', cut => 'body', how => 'close' }, error => $cut, status => 410, content => 'twoh' },
-	silent_in_body => { step => { body => 'twohalves', hang => 'body' }, config => $slow, error => qr/^the response was not complete within 8 s/, status => 200, content => 'twoh' },
-	trickle => { step => { body_size => 1000, trickle => { bytes => 1, interval => 20 } }, config => $slow, error => qr/^the response was not complete within 8 s/, status => 200, content => qr/^x{1,999}$/ },
+	silent_in_body => { step => { body => 'twohalves', hang => 'body' }, config => $slow, error => qr/^the response was not complete within 20 s/, status => 200, content => 'twoh' },
+	trickle => { step => { body_size => 1000, trickle => { bytes => 1, interval => 60 } }, config => $slow, error => qr/^the response was not complete within 20 s/, status => 200, content => qr/^x{1,999}$/ },
 	length_too_long => { step => { body => 'short', content_length => 500, close => \1 }, error => $cut, status => 200, content => 'short' },
 	chunk_malformed => { step => { raw => "${head}Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n" }, error => $cut, status => 200 },
 	chunk_missing => { step => { raw => "${head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n" }, error => $cut, status => 200, content => 'hello' },
@@ -101,7 +101,7 @@ my %cases = (
 	ssh => { step => { raw => "SSH-2.0-OpenSSH_9.2\r\n" }, error => $not_http },
 	binary => { step => { raw_base64 => encode_base64("\0\1\2\xff" x 100, '') }, error => $not_http },
 	endless_informational => { step => { raw => "HTTP/1.1 103 Early Hints\r\n\r\n" x 50, endless => \1 }, error => $too_large },
-	endless_slow_informational => { step => { raw => "HTTP/1.1 100 Continue\r\n\r\n" x 2000, trickle => { bytes => 25, interval => 100 } }, config => $slow, error => qr/^no response within 8 s/ },
+	endless_slow_informational => { step => { raw => "HTTP/1.1 100 Continue\r\n\r\n" x 2000, trickle => { bytes => 25, interval => 100 } }, config => $slow, error => qr/^no response within 20 s/ },
 	endless_headers => { step => { raw => "HTTP/1.1 200 OK @{['.' x 16]}\r\n" . "X-Flood: @{['x' x 23]}\r\n" x 999, endless => \1 }, error => $too_large, status => 200 },
 	endless_nonsense => { step => { raw => 'x' x 1000, endless => \1 }, error => $not_http },
 	headers_of_1_mb => { step => { raw => $head . "X-Flood: @{['x' x 1013]}\r\n" x 1024 . "\r\n" }, error => $too_large, status => 200 },
@@ -163,7 +163,7 @@ my %cases = (
 	(map {
 		my ($name, $value, $wait) = @$_;
 		map { ("after_${name}_$_" => { step => { status => $_, headers => [ [ 'Retry-After', $value ] ] }, status => $_, error => qr/\b$_\b/, content => '', wait => $wait }) } 429, 503
-	} [ seconds => '600', 600 ], [ smaller => '90', $countdown ], [ date => $http_date->(900), 900 ],
+	} [ seconds => '600', 600 ], [ smaller => '400', $countdown ], [ date => $http_date->(900), 900 ],
 		[ past => $http_date->(-900), $countdown ], [ garbage => 'soon', $countdown ], [ negative => '-600', $countdown ],
 		[ fraction => '600.5', $countdown ], [ zero => '0', $countdown ],
 		[ huge => '99999999999999999999', 86400 ], [ far => 'Fri, 31 Dec 9999 23:59:59 GMT', 86400 ]),
@@ -197,9 +197,9 @@ note 'the longest: ', join ', ', map { sprintf '%s %.1f s', $_, $rows->{$_}{time
 for my $name (sort keys %cases)
 {
 	my ($case, $row) = ($cases{$name}, $rows->{$name});
-	# What an attempt may take: its time-out, and what a slow machine makes of it.
+	# What an attempt may take: its time-out, or the server's, and what a slow machine makes of it.
 	my $timeout = $case->{config}{request_timeout} // 0;
-	my $most = $ENV{WHISPERER_POSTGRES} ? 60 : $timeout + 10;
+	my $most = $ENV{WHISPERER_POSTGRES} ? 80 : ($timeout || 60) + 20;
 	my $state = $case->{state} // 'pending';
 	my @wrong;
 	push @wrong, 'state' unless $row->{state} eq $state && ($row->{delivered} ? 1 : 0) == ($state eq 'delivered' ? 1 : 0);
@@ -219,12 +219,12 @@ for my $name (sort keys %cases)
 }
 is($receiver->count(path => '/followed'), 0, 'no redirect is followed');
 is( sql(q{SELECT (SELECT max(modified_date) FROM whisperer.webhook_events WHERE event_type LIKE 'healthy_%')
-		< (SELECT min(modified_date) FROM whisperer.webhook_events WHERE error ~ ' within 8 s ')}),
+		< (SELECT min(modified_date) FROM whisperer.webhook_events WHERE error ~ ' within 20 s ')}),
 	't', 'nobody healthy waited for those that hang');
 
-# What asked for a pause has one, and nothing else has.
+# What asked for a pause has one (or had: the shortest may be over), and nothing else has.
 is( sql(q{SELECT string_agg(event_type, ' ' ORDER BY event_type) FROM whisperer.subscription_health
-		WHERE paused_until BETWEEN now() AND now() + interval '1 day'}),
+		WHERE paused_until < now() + interval '1 day'}),
 	join(' ', sort map { ("after_$_" . '_429', "after_$_" . '_503') } qw(seconds smaller date huge far)),
 	'only a Retry-After that is understood pauses');
 is( sql(q{SELECT is_active, inactive_reason LIKE '%410%' FROM whisperer.subscriptions WHERE event_type = 'gone'}), 'f|t',

@@ -29,7 +29,7 @@ my $pause = $ENV{WHISPERER_POSTGRES} ? 180 : 15;
 subscribe($_) for qw(busy free);
 $receiver->answer('/busy', { status => 503, headers => [ [ 'Retry-After', $pause ] ] }, { status => 200 });
 my ($first) = raise('busy');
-$node->poll_until('postgres', q{SELECT paused_until > now() FROM whisperer.subscription_health WHERE event_type = 'busy'});
+$node->poll_until('postgres', q{SELECT paused_until IS NOT NULL FROM whisperer.subscription_health WHERE event_type = 'busy'});
 raise('busy', 3);
 raise('free', 3);
 $receiver->await('/free', 3);

@@ -110,7 +110,7 @@ sub most_active
 	$receiver->answer("/$_", { hang => 'request' }) for @types;
 	raise($_, 50) for @types;
 	my $active = sub { my $statistics = $receiver->statistics->{active}; my $sum = 0; $sum += $statistics->{"/$_"} // 0 for @types; return $sum; };
-	my $end = time() + 30;
+	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
 	Time::HiRes::usleep(20_000) while $active->() < $n && time() < $end;
 	my $reached = $active->();
 	# Something else, raised later, has come: by now more would have been sent, too, if it might.
@@ -143,7 +143,7 @@ $receiver->answer("/$_", { hang => 'request' }) for @together;
 sql("SELECT count(whisperer.deliver_event('{}', t)) FROM generate_series(1, 50), unnest('{" . join(',', @together) . "}'::text[]) t");
 my $in_flight = q{SELECT in_flight FROM whisperer.workers WHERE kind = 'delivery' AND database = 'postgres'};
 $node->poll_until('postgres', $in_flight, 8);
-my $end = time() + 30;
+my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
 Time::HiRes::usleep(20_000) while $receiver->statistics->{held} < 8 && time() < $end;
 is($receiver->statistics->{held}, 8, 'max_in_flight: the worker has so many requests out');
 is(sql($in_flight), 8, '... and no more');

@@ -20,7 +20,7 @@ $node->safe_psql('postgres', qq{
 	CREATE TRIGGER raise AFTER INSERT ON item REFERENCING NEW TABLE AS rows
 		FOR EACH STATEMENT EXECUTE FUNCTION whisperer.deliver_event_trigger('t');
 	INSERT INTO item SELECT generate_series(1, $count)});
-$node->wait_settled;
+$node->wait_settled('postgres', 900);
 is($node->safe_psql('postgres', 'SELECT state, retry_count, error, count(*) FROM whisperer.webhook_events GROUP BY 1, 2, 3'),
 	"delivered|1||$count", 'each by its first attempt');
 is($nginx->requests, $count, 'and once');

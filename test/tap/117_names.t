@@ -3,7 +3,7 @@
 use strict;
 use warnings;
 
-BEGIN { require Whisperer::Namespace; Whisperer::Namespace::enter('timeout:30 attempts:2'); }
+BEGIN { require Whisperer::Namespace; Whisperer::Namespace::enter('timeout:30 attempts:5'); }
 
 use Test::More;
 use Whisperer::Node;
@@ -48,7 +48,7 @@ $receiver->names(%records);
 sql($statements);
 
 sql("SELECT whisperer.deliver_event('{}', t) FROM unnest('{" . join(',', sort keys %cases) . "}'::text[]) t");
-$node->poll_until('postgres', q{SELECT string_agg(event_type, ' ') FROM whisperer.webhook_events WHERE retry_count = 0}, '', 60);
+$node->poll_until('postgres', q{SELECT string_agg(event_type, ' ') FROM whisperer.webhook_events WHERE retry_count = 0}, '');
 my %row = map { my @fields = split /\|/, $_, -1; ($fields[0] => \@fields) } split /\n/,
   sql(q{SELECT event_type, state, retry_count, coalesce(response_http_status::text, 'none'),
 	coalesce(round(extract(epoch FROM next_attempt_at - request_datetimes[1]))::text, 'never'), coalesce(error, '') FROM whisperer.webhook_events});
@@ -64,7 +64,7 @@ for my $name (sort keys %cases)
 is(scalar(grep { /^10\.|^169/ } map { $_->{header}{host} } $receiver->requests), 0, 'nothing is sent to addresses that are not allowed');
 
 # ---- Beside names that hang the healthy ones go on: by address, by a name known already, and by names not known yet. Each
-# of those that hang occupies a look-up for as long as its name server says nothing: here for a minute or more.
+# of those that hang occupies a look-up for as long as its name server says nothing: here for 150 s, in which all this happens.
 sql(qq{SELECT whisperer.register_event_type(t) FROM unnest('{silent,healthy,more-silent}'::text[]) t;
 	SELECT whisperer.subscribe(CASE WHEN i <= 100 THEN 'silent' ELSE 'more-silent' END, format('http://silent-%s.test:$v4/silent', i),
 		config => '{"request_timeout": 600}') FROM generate_series(1, 400) i;
@@ -74,19 +74,17 @@ sub hang
 {
 	my ($type, $least) = @_;
 	sql("SELECT whisperer.deliver_event('{}', '$type')");
-	for (1 .. 3000)
-	{
+	$node->await(sub {
 		my %names = map { /^(silent-\S+)/ ? ($1 => 1) : () } keys %{ $receiver->names_asked };
-		return if keys %names >= $least;
-		select undef, undef, undef, 0.02;
-	}
-	die "no $least names of $type are looked up\n";
+		return keys %names >= $least;
+	}, "$least names of $type, to be looked up");
+	return;
 }
 sub healthy
 {
 	my ($count, $what) = @_;
 	sql(q{SELECT whisperer.deliver_event('{}', 'healthy')});
-	$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'healthy' AND delivered}, $count, 50);
+	$node->poll_until('postgres', q{SELECT count(*) FROM whisperer.webhook_events WHERE event_type = 'healthy' AND delivered}, $count, 120);
 	is(sql(q{SELECT coalesce(sum(retry_count), 0) FROM whisperer.webhook_events WHERE event_type ~ 'silent'}), 0, $what);
 	return;
 }
