@@ -38,7 +38,9 @@ sql(q{
 	SELECT whisperer.grant_access('boss', 'admin');
 	SELECT whisperer.grant_access('maker', 'deliver', 'package-created')});
 as('owner_a', "SELECT whisperer.subscribe('package-created', '@{[url('/a')]}', 'the secret of a')");
-as('owner_b', "SELECT whisperer.subscribe('package-created', '@{[url('/b')]}', config => '{\"auth\": {\"auth_type\": \"bearer\", \"token\": \"tokenofb\"}}')");
+# It fails for a while further down, and is not given up.
+as('owner_b', "SELECT whisperer.subscribe('package-created', '@{[url('/b')]}',
+	config => '{\"auth\": {\"auth_type\": \"bearer\", \"token\": \"tokenofb\"}, \"max_attempts\": 1000}')");
 
 # ---- Writers and makers of triggers
 as('maker', q{SELECT whisperer.attach('shop.package', 'package-created')});

@@ -42,7 +42,8 @@ sub failed
 		usleep(20_000);
 		$count = () = $node->log_since($log) =~ /"whisperer callback" \(PID \d+\) exited with exit code 1/g;
 	}
-	is($count, $times, "$times processes have ended");
+	# The next one may have ended by now.
+	cmp_ok($count, '>=', $times, "$times processes have ended");
 	return;
 }
 

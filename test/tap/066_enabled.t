@@ -18,7 +18,8 @@ for my $database (qw(postgres shop))
 	$node->create_whisperer($database);
 	$node->safe_psql($database, qq{
 		CREATE TABLE called (n int);
-		CREATE FUNCTION note(response jsonb, event_type text, instance jsonb, payload jsonb) RETURNS void LANGUAGE sql AS
+		-- It waits for a lock, also for longer than the ten seconds that are the rule.
+		CREATE FUNCTION note(response jsonb, event_type text, instance jsonb, payload jsonb) RETURNS void LANGUAGE sql SET lock_timeout = 0 AS
 			\$\$ INSERT INTO public.called VALUES ((instance->>'n')::int) \$\$;
 		CREATE FUNCTION soon(retry_count integer, kwargs jsonb) RETURNS double precision LANGUAGE sql AS 'SELECT 0.05';
 		SELECT whisperer.register_countdown('soon', 'soon');
