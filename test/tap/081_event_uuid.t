@@ -34,9 +34,11 @@ sub delivery
 }
 
 sub state { return sql("SELECT state, retry_count FROM whisperer.webhook_events WHERE uuid = '$_[0]'") }
+# Until that is so, and the worker has no more to do with it: what it has recorded is noted as in flight for a moment longer.
 sub until_state
 {
-	$node->poll_until('postgres', "SELECT state || '|' || retry_count FROM whisperer.webhook_events WHERE uuid = '$_[0]'", $_[1]);
+	$node->poll_until('postgres', "SELECT state || '|' || retry_count FROM whisperer.webhook_events WHERE uuid = '$_[0]'
+		AND uuid NOT IN (SELECT uuid FROM whisperer.in_flight_list())", $_[1]);
 	return $_[1];
 }
 
@@ -70,6 +72,8 @@ until_state($waits, 'pending|1');
 sql("SELECT whisperer.deliver_event(NULL, 'waits', event_uuid => '$waits', _async => false)");
 is(state($waits), 'pending|2', 'a pending one that fails again');
 is(sql("SELECT next_attempt_at > now() + '50 min' FROM whisperer.pending WHERE uuid = '$waits'"), 't', 'waits for its countdown');
+# The worker takes it over from the session, with its row locked.
+$node->poll_until('postgres', "SELECT due IS NOT NULL FROM whisperer.delivery WHERE uuid = '$waits'");
 sql("SELECT whisperer.deliver_event(NULL, 'waits', event_uuid => '$waits', _async => false)");
 is(state($waits), 'delivered|3', 'and is delivered');
 is(scalar $receiver->requests(path => '/waits'), 3, 'in three requests');

@@ -74,6 +74,7 @@ until_true('SELECT delivered BETWEEN 1 AND 3 FROM whisperer.statistics_total');
 pass('statistics are reset and saved');
 $node->wait_settled;
 until_true('SELECT count(*) = 3 FROM app.called');
+until_true('SELECT count(*) = 0 FROM whisperer.job'); # nor is any failure to come
 
 # Administration.
 cmp_ok(sql(q{SELECT whisperer.prune('1 microsecond')}), '>=', 8, 'prune');
