@@ -23,17 +23,24 @@ sub deliver
 	return;
 }
 
+# Another one each time, so that it is time to look.
+my $retention = 0;
+sub retain { set("SET whisperer.retention = '@{[++$retention]} microseconds'"); return; }
+
 # --- a process of maintenance that does not come to an end: the next set of delivery workers starts without it
 {
 	deliver();
 	my ($worker) = $node->delivery_pids('postgres');
 	my $holder = $node->background_psql('postgres', on_error_die => 1);
 	$holder->query_safe('BEGIN; LOCK TABLE whisperer.history');
-	set(q{SET whisperer.retention = '1 microsecond'});
 	my $waits = q{FROM pg_stat_activity WHERE backend_type = 'whisperer maintenance' AND wait_event_type = 'Lock'};
-	$node->poll_until('postgres', "SELECT count(*) $waits", '1');
-	my $maintenance = sql("SELECT pid $waits");
-	kill 'STOP', $maintenance or die "kill: $!";
+	my $maintenance = '';
+	# It gives up after ten seconds.
+	$node->await(sub {
+		retain();
+		eval { $node->await(sub { ($maintenance = sql("SELECT pid $waits")) ne '' }, 'maintenance', 15) } or return 0;
+		return kill 'STOP', $maintenance;
+	}, 'maintenance that waits for the lock');
 	$holder->query_safe('ROLLBACK');
 	$holder->quit;
 	set('SET whisperer.workers = 2');
@@ -51,7 +58,7 @@ set('SET whisperer.retention = 0');
 deliver();
 set(q{SET synchronous_standby_names = 'absent'});
 $node->poll_until('postgres', q{SELECT current_setting('synchronous_standby_names')}, 'absent');
-set(q{SET whisperer.retention = '1 microsecond'});
+retain();
 $node->poll_until('postgres', 'SELECT count(*) FROM whisperer.webhook_events', '0');
 pass('what is old is removed without the standby');
 deliver();

@@ -18,7 +18,7 @@ $clock->preloaded(sub { $node->start });
 $node->create_whisperer('postgres');
 
 # A day is not waited for.
-my $patience = 60;
+my $patience = 120;
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 sub deliver { return sql("SELECT (whisperer.deliver_event('{}'::jsonb, '$_[0]'))[1]"); }
@@ -60,17 +60,17 @@ deliver('quick');
 soon(q{SELECT count(*) FROM called WHERE role = 'carol'}, '1', 'the clock was put back during a call: others are served by another process');
 # What stops the database's processes stops that call, too; the next one is another.
 sql(q{CREATE OR REPLACE FUNCTION sleeps(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'INSERT INTO public.called VALUES (current_user)'});
-sql($_) for q{ALTER SYSTEM SET whisperer.callback_timeout = '10s'}, q{ALTER SYSTEM SET whisperer.workers = 2}, 'SELECT pg_reload_conf()';
+sql($_) for q{ALTER SYSTEM SET whisperer.callback_timeout = '30s'}, q{ALTER SYSTEM SET whisperer.workers = 2}, 'SELECT pg_reload_conf()';
 soon(q{SELECT count(*) FROM called WHERE role = 'alice'}, '1', '... a stop is heard');
 is(sql("SELECT count(*) FROM whisperer.function_failures WHERE subscription_id = $slow"), '0', '... and is no failure');
 
-# Calls that are too slow, with time enough to put the clock back before they are.
-$node->poll_until('postgres', 'SHOW whisperer.callback_timeout', '10s');
+# Calls that are too slow, with time enough for both to begin, and to put the clock back, before they are.
+$node->poll_until('postgres', 'SHOW whisperer.callback_timeout', '30s');
 sql(q{CREATE OR REPLACE FUNCTION sleeps(jsonb, text, jsonb, jsonb) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(600)'}); # tested: sleeps
 $clock->set(1);
 my %error = (
-	sleeps => 'took longer than whisperer.callback_timeout (10 s)',
-	swallows => 'took longer than twice whisperer.callback_timeout (10 s) and ignored its cancellation; its process was ended');
+	sleeps => 'took longer than whisperer.callback_timeout (30 s)',
+	swallows => 'took longer than twice whisperer.callback_timeout (30 s) and ignored its cancellation; its process was ended');
 my %id = (sleeps => subscribe('alice', 'too_slow', 'sleeps'), swallows => subscribe('bob', 'swallowed', 'swallows'));
 deliver($_) for qw(too_slow swallowed);
 $node->poll_until('postgres', $sleeping, '2');
