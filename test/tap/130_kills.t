@@ -27,17 +27,18 @@ $ledger->sql(qq{
 # --- whom: each brings such a process, and returns its id, and how it is left
 
 # These come and go within milliseconds: what makes one come, and a lock that it waits for in its database.
-my $changes = 100;
+my $changes = 0;
+sub another_number { return 100 + ++$changes % 900; } # also after a thousand
 my %fleeting = (
 	probe => {
 		database => 'other',
 		lock => 'LOCK TABLE pg_extension',
-		come => sub { 'ALTER DATABASE other SET whisperer.max_attempts = ' . ++$changes },
+		come => sub { 'ALTER DATABASE other SET whisperer.max_attempts = ' . another_number() },
 	},
 	maintenance => {
 		database => 'postgres',
 		lock => 'LOCK TABLE whisperer.function_failure IN SHARE MODE',
-		come => sub { "ALTER SYSTEM SET whisperer.retention = '@{[++$changes]} weeks'", 'SELECT pg_reload_conf()' },
+		come => sub { "ALTER SYSTEM SET whisperer.retention = '@{[another_number()]} weeks'", 'SELECT pg_reload_conf()' },
 	});
 
 sub fleeting_process

@@ -29,14 +29,14 @@ $ledger->sql(qq{
 
 # The delivery worker leaves, and another one comes, without a pause after it, since somebody has changed something. What is in
 # flight may end before: no disruption.
-my $changes = 100;
+my $changes = 0;
 sub another_worker
 {
 	my ($ask) = @_;
 	my $workers = q{SELECT pid FROM whisperer.workers WHERE kind = 'delivery' AND pid IS NOT NULL};
 	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
 	my ($before, $now) = ($ask->($workers), '');
-	$ask->('ALTER DATABASE postgres SET whisperer.max_attempts = ' . ++$changes);
+	$ask->('ALTER DATABASE postgres SET whisperer.max_attempts = ' . (100 + ++$changes % 900));
 	until ($now =~ /^\d+$/ && $now ne $before || time() > $end) { usleep(10_000); $now = $ask->($workers); }
 	return $now =~ /^\d+$/ && $now ne $before;
 }
