@@ -19,8 +19,8 @@ constexpr int64 longest_tick = 50 * 1000;
 constexpr int64 slow_call = 100 * 1000;
 // What a call has, after it was cancelled because the process must leave, before it is ended.
 constexpr int64 stop_patience = 500 * 1000;
-// A process that was stopped, or had no processor, gets one tick for all that time. When it is so many late,
-// that time was not the call's: it has neither used nor ignored anything then.
+// A process that was stopped, or had no processor, gets one tick for all that time, of which so many ticks'
+// worth is the call's at the most: it has neither used nor ignored the rest.
 constexpr int late_ticks = 4;
 
 // Written by the process, read and written by the signal handler.
@@ -29,10 +29,10 @@ struct Guard {
     JobKind kind;
     timer_t timer;
     JobKey job;
+    int64 started;
     int64 step;   // between two ticks
     int64 ticked; // when it last did
-    int64 lost;   // that was not the call's
-    int64 started;
+    int64 used;   // by the call until then
     int64 limit;
     // In the call's own time. 0: not yet.
     int64 cancelled; // at the limit
@@ -46,15 +46,11 @@ struct Guard {
 };
 Guard guard;
 
-int64 lost_until(int64 now) {
-    int64 gap = now - guard.ticked;
-    return guard.lost + (gap > late_ticks * guard.step ? gap - guard.step : 0);
-}
-
-// Since the call began, but what was lost.
+// What the call has used. Outside the handler a tick that is due has come, but where the signal is blocked,
+// or somebody else's: then there was a processor. The clock is read before what a tick may change meanwhile.
 int64 own_time() {
     int64 now = monotonic_micros();
-    return now - guard.started - lost_until(now);
+    return guard.used + (now - guard.ticked);
 }
 
 // The first reason stays: what was too late is not made again because its process was to leave, too.
@@ -87,27 +83,27 @@ void tick() {
     if (!guard.armed)
         return;
     int64 now = monotonic_micros();
-    guard.lost = lost_until(now);
+    guard.used += Min(now - guard.ticked, late_ticks * guard.step);
     guard.ticked = now;
-    int64 elapsed = own_time();
+    int64 used = guard.used;
     if (worker_must_stop(guard.self)) {
         if (guard.stop_seen == 0) {
-            guard.stop_seen = elapsed;
+            guard.stop_seen = used;
             cancel_call(GuardEnd::stopped);
-        } else if (elapsed - guard.stop_seen >= stop_patience) {
+        } else if (used - guard.stop_seen >= stop_patience) {
             guard.ending = guard.cancelled != 0;
             end_process();
         }
         return;
     }
-    if (elapsed >= slow_call)
+    if (now - guard.started >= slow_call)
         ask_for_help();
     if (guard.cancelled == 0) {
-        if (elapsed < guard.limit)
+        if (used < guard.limit)
             return;
-        guard.cancelled = elapsed;
+        guard.cancelled = used;
         cancel_call(GuardEnd::limit);
-    } else if (elapsed - guard.cancelled >= guard.limit) {
+    } else if (used - guard.cancelled >= guard.limit) {
         guard.ending = true;
         end_process();
     }
@@ -165,7 +161,7 @@ void guard_init(WorkerSelf *self, JobKind kind) {
 void guard_begin(const JobKey &job, int64 limit, bool others_wait, uint32 jobs_seen) {
     guard.job = job;
     guard.started = guard.ticked = monotonic_micros();
-    guard.lost = 0;
+    guard.used = 0;
     guard.step = Max(Min(longest_tick, limit / 5), INT64CONST(1000));
     guard.limit = limit;
     guard.stop_seen = guard.cancelled = 0;
@@ -181,11 +177,12 @@ void guard_begin(const JobKey &job, int64 limit, bool others_wait, uint32 jobs_s
 GuardEnd guard_end() {
     if (!guard.armed)
         return GuardEnd::in_time;
+    bool in_time = own_time() < guard.limit;
     guard.armed = 0;
     (void)set_timer(0);
     QueryCancelPending = false;
     GuardEnd end = guard.end;
-    if (end == GuardEnd::in_time && own_time() >= guard.limit)
+    if (end == GuardEnd::in_time && !in_time)
         end = GuardEnd::limit;
     return end;
 }

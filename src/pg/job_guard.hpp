@@ -1,10 +1,10 @@
 // The time limit of a user's function in a process of ours, which the function cannot trap.
 //
-// A timer ticks while the call runs, whatever the wall clock shows; time in which the process was stopped, or
-// had no processor, is not counted, as ticks are late then. At the limit it cancels the call as a statement
-// is cancelled. A function can catch that and go on: after as long again the process is ended, as
-// pg_terminate_backend() would, which nothing catches; whoever comes next records the call as overrun. When
-// the process is asked to leave, the call is cancelled at once.
+// A timer ticks while the call runs, whatever the wall clock shows. Of time for which the process was
+// stopped, or had no processor, not more than a fifth of a second is counted at once, as ticks are late then.
+// At the limit it cancels the call as a statement is cancelled. A function can catch that and go on: after as
+// long again the process is ended, as pg_terminate_backend() would, which nothing catches; whoever comes next
+// records the call as overrun. When the process is asked to leave, the call is cancelled at once.
 //
 // A function in C (or in a language that does not look for interrupts) is beyond that; it holds up its
 // owner's calls only.

@@ -43,7 +43,6 @@ sub reads_for_deliveries
 }
 
 my $free = reads_for_deliveries();
-cmp_ok($free, '>', $events, 'each is read');
 my $holder = $node->background_psql('postgres');
 $holder->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
 $holder->query_safe('SELECT count(*) FROM whisperer.webhook_events');

@@ -17,8 +17,8 @@ $primary->safe_psql(
 	SELECT whisperer.register_event_type('made');
 	SELECT whisperer.subscribe('made', '@{[$receiver->url('/made')]}')});
 $primary->delivery_pids('postgres');
-# A request is under way while the backup is taken.
-$receiver->answer('/slow', { hang => 'request' }); # longer than any backup takes
+# A request is under way while the backup is taken, however long that takes.
+$receiver->answer('/slow', { hang => 'request' });
 $primary->safe_psql('postgres', qq{
 	SELECT whisperer.register_event_type('slow');
 	SELECT whisperer.subscribe('slow', '@{[$receiver->url('/slow')]}', config => '{"request_timeout": 600}');

@@ -38,8 +38,8 @@ sub retain { set("SET whisperer.retention = '@{[++$retention]} microseconds'"); 
 	# It gives up after ten seconds.
 	$node->await(sub {
 		retain();
-		eval { $node->await(sub { ($maintenance = sql("SELECT pid $waits")) ne '' }, 'maintenance', 15) } or return 0;
-		return kill 'STOP', $maintenance;
+		eval { $node->await(sub { ($maintenance = sql("SELECT pid $waits")) ne '' }, 'maintenance', 15) } or $@ =~ /^waited/ or die $@;
+		return $maintenance ne '' && kill 'STOP', $maintenance;
 	}, 'maintenance that waits for the lock');
 	$holder->query_safe('ROLLBACK');
 	$holder->quit;

@@ -181,6 +181,7 @@ like($log, qr/DEBUG.*:\s+CommitTransaction/, 'the log has everything');
 like($log, qr/called with/, '... callbacks included');
 like($log, qr/Query Text/, '... and plans') if $with_contrib;
 clean($log, 'but no secret');
+is(scalar(() = $log =~ /was terminated by signal/g), 1, 'and no process was ended but the one that was killed here');
 
 $node->stop;
 done_testing();

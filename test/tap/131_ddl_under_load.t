@@ -119,14 +119,12 @@ $node->safe_psql('postgres', q{
 			RETURN false;
 		END $$});
 
-# Executes it while requests of the database are under way. PostgreSQL itself waits five seconds for sessions that are ending.
+# Executes it while requests of the database are under way. PostgreSQL itself waits five seconds for the session that was there last.
 sub is_done_meanwhile
 {
 	my ($database, $statement, $name) = @_;
-	my ($under_way, $errors);
-	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
-	do { (undef, $under_way, $errors) = $node->psql('postgres', "SELECT under_way('$database');\n$statement") }
-	while ($errors =~ /is being accessed by other users/ && time() < $end);
+	$node->await_alone($database) unless $statement =~ /FORCE/;
+	my (undef, $under_way, $errors) = $node->psql('postgres', "SELECT under_way('$database');\n$statement");
 	is("$under_way|$errors", 't|', "$name, requests under way");
 	return;
 }

@@ -130,9 +130,9 @@ rename($node->data_dir . '/pg_whisperer', $node->data_dir . '/elsewhere') or die
 mkdir "$disk/files" or die "$disk/files: $!";
 symlink(File::Spec->rel2abs("$disk/files"), $node->data_dir . '/pg_whisperer') or die "pg_whisperer: $!";
 $position = $node->log_position;
-fill(0);
-# The start frees nothing of it: its own file of caches lies there, too.
+# The start frees nothing of it: a file of caches lies there, too, which it would remove.
 unlink glob "$disk/tables/*/*/pg_internal.init";
+fill(0);
 $node->start;
 $node->wait_for_log(qr{could not allocate \d+ bytes for file "pg_whisperer/\d+\.0\.journal": No space left}, $position);
 $node->wait_for_log(qr{whisperer could not write file "pg_whisperer/launcher": No space left}, $position);

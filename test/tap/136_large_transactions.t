@@ -75,6 +75,7 @@ is( $node->safe_psql('postgres', q{SELECT count(*), count(DISTINCT request_paylo
 	"$events|$events|t", 'as many are in the views, each of another row, delivered at the first attempt');
 is(scalar(grep { $_ eq $pid } $node->delivery_pids('postgres')), 1, 'by one and the same worker');
 cmp_ok($most, '<', $memory_before + 16, 'what waits does not take its memory (MB)');
+unlike($node->log_since(0), qr/PANIC|was terminated by signal/, 'no process came to harm');
 
 $node->stop;
 done_testing();

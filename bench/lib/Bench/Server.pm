@@ -33,6 +33,7 @@ checkpoint_timeout = 30min
 max_connections = 100
 ${\($options{settings} // '')}
 CONF
+	$self->defaults;
 	$self->start;
 	return $self;
 }

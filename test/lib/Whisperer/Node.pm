@@ -74,7 +74,7 @@ sub _told
 	my @result;
 	$self->await(sub {
 		return 1 if eval { @result = $tell->(); 1 };
-		die $@ if $@ !~ /Broken pipe/;
+		die $@ if $@ !~ /^(?:ack )?Broken pipe: write\(/;
 		return 0;
 	}, 'psql, to take its input');
 	return @result;
@@ -85,8 +85,8 @@ sub psql
 {
 	my ($self, $database, $statements, %options) = @_;
 	my $list = wantarray; # without it, nothing that is not asked for is captured
-	# It takes the first part of more than a pipe holds, and may have done that.
-	my $once = length($statements // '') >= 60_000;
+	# It takes the first part of more than a pipe holds, at the least, and may have done that.
+	my $once = do { use bytes; length($statements // '') > 4096 };
 	my $tell = sub { return $list ? $self->SUPER::psql($database, $statements, %options) : scalar $self->SUPER::psql($database, $statements, %options) };
 	my @result = $once ? $tell->() : $self->_told($tell);
 	return $list ? @result : $result[0];
@@ -139,18 +139,19 @@ sub await
 	return 1;
 }
 
-# Until the query answers the text: dies with the last answer when it does not, and at an error of the query itself. A connection that
-# is refused is no answer yet.
+# Until the query answers the text: dies with the last answer when it does not, and at an error of the query itself. That no
+# connection is to be had is no answer yet; that one is lost, is an error.
 sub poll_until
 {
 	my ($self, $database, $query, $expected, $seconds) = @_;
 	$expected //= 't';
 	my $answer;
 	return $self->await(sub {
-		(my $code, $answer, my $errors) = $self->psql($database, $query, on_error_die => 0);
-		die "$query: $errors" if $code != 0 && $code != 2;
-		$answer = $errors if $code;
-		return !$code && $answer eq $expected;
+		(my $code, $answer, my $errors) = $self->psql($database, $query);
+		return $answer eq $expected if $code == 0;
+		die "$query: $errors" unless $code == 2 && $errors =~ /^psql: error: /;
+		$answer = $errors;
+		return 0;
 	}, sub { "\"$expected\" from: $query\nlast answer: $answer" }, $seconds);
 }
 
