@@ -6,7 +6,6 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../lib";
 use Test::More;
-use Time::HiRes qw(time usleep);
 
 use Whisperer::Node;
 use Whisperer::Receiver;
@@ -31,11 +30,9 @@ my $crashes = 0;
 my $sent = 0;
 while ($crashes <= $most_crashes)
 {
-	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
 	# The first two times both are sent at once.
 	my $wanted = $crashes < 2 ? 2 : 1;
-	usleep(20_000) until $requests->() >= $sent + $wanted || $given_up->() == 2 || time() > $end;
-	die 'neither was sent, nor given up' if time() > $end;
+	$node->await(sub { $requests->() >= $sent + $wanted || $given_up->() == 2 }, 'both to be sent, or given up');
 	last if $given_up->() == 2;
 	my ($worker) = $node->delivery_pids('postgres');
 	kill 'KILL', $worker;

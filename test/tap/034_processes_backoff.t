@@ -5,7 +5,7 @@ use warnings;
 
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 use Whisperer::Node;
 
 my $node = Whisperer::Node->new('main');
@@ -33,10 +33,7 @@ sub noted
 sub wait_until
 {
 	my ($condition, $what) = @_;
-	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
-	usleep(20_000) until $condition->() || time() > $end;
-	ok(time() <= $end, $what);
-	return;
+	return ok($node->await($condition, $what), $what);
 }
 
 sub worker

@@ -5,7 +5,6 @@ use warnings;
 
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time usleep);
 use Whisperer::Node;
 use Whisperer::Receiver;
 
@@ -35,9 +34,7 @@ sub not_forked { my $times = () = $node->log_since($log) =~ /$not_forked/g; retu
 sub wait_until
 {
 	my ($condition, $what) = @_;
-	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
-	usleep(20_000) until $condition->() || time() > $end;
-	return ok(time() <= $end, $what);
+	return ok($node->await($condition, $what), $what);
 }
 
 # --- a callback

@@ -5,7 +5,7 @@ use warnings;
 
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time usleep);
+use Time::HiRes qw(time);
 use Whisperer::Ledger;
 use Whisperer::Node;
 use Whisperer::Receiver;
@@ -34,11 +34,9 @@ sub another_worker
 {
 	my ($ask) = @_;
 	my $workers = q{SELECT pid FROM whisperer.workers WHERE kind = 'delivery' AND pid IS NOT NULL};
-	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
-	my ($before, $now) = ($ask->($workers), '');
+	my $before = $ask->($workers);
 	$ask->('ALTER DATABASE postgres SET whisperer.max_attempts = ' . (100 + ++$changes % 900));
-	until ($now =~ /^\d+$/ && $now ne $before || time() > $end) { usleep(10_000); $now = $ask->($workers); }
-	return $now =~ /^\d+$/ && $now ne $before;
+	return $node->await(sub { my $now = $ask->($workers); $now =~ /^\d+$/ && $now ne $before }, 'another worker');
 }
 
 # So often: the limit is reached, a worker goes and another one comes, the limit is still there, and goes.
@@ -80,13 +78,7 @@ sub admin
 }
 
 # Until the query counts none.
-sub await_none
-{
-	my ($ask, $query) = @_;
-	my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
-	usleep(5_000) while $ask->($query) ne '0' && time() < $end;
-	return;
-}
+sub await_none { my ($ask, $query) = @_; return $node->await(sub { $ask->($query) eq '0' }, "none: $query"); }
 
 for my $times (Whisperer::Ledger::pages(20, 500))
 {

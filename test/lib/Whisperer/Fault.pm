@@ -15,7 +15,7 @@ use warnings;
 use File::Spec;
 use FindBin;
 use PostgreSQL::Test::Utils ();
-use Time::HiRes qw(time usleep);
+use Whisperer::Node;
 
 # For postgresql.conf: the server syncs, and the library knows how.
 our $settings = "fsync = on\nwal_sync_method = fdatasync\n";
@@ -87,13 +87,13 @@ sub strikes
 	return map { { xid => $xid, at => $_ } } @at[ 0 .. $count - 1 ];
 }
 
-# The same, once there are so many; fewer when that takes too long.
+# The same, once there are so many.
 sub await
 {
-	my ($self, $least, $seconds) = @_;
-	my $end = time() + ($seconds // $PostgreSQL::Test::Utils::timeout_default);
-	usleep(2_000) until (my @strikes = $self->strikes) >= $least || time() > $end;
-	return $self->strikes;
+	my ($self, $least) = @_;
+	my @strikes;
+	Whisperer::Node->await(sub { (@strikes = $self->strikes) >= $least }, "$least strikes");
+	return @strikes;
 }
 
 1;

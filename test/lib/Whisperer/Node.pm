@@ -41,8 +41,9 @@ sub init
 	my $settings = delete $options{settings} // '';
 	my $encoding = delete $options{encoding} // 'UTF8';
 
-	# The same names and order everywhere: neither the operating system's user nor its locale.
 	my $ours = join "\n", map { "whisperer.$_ = '$ours{$_}'" } sort keys %ours;
+
+	# The same names and order everywhere: neither the operating system's user nor its locale.
 	push @{ $options{extra} }, '-U', 'postgres', '--no-locale', '-E', $encoding;
 	$ENV{PGUSER} = 'postgres';
 	$self->SUPER::init(%options);
